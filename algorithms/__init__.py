@@ -1,0 +1,4 @@
+"""Learners: one algorithm, one file, one row of ALGORITHMS."""
+
+# key -> "module:Class"
+ALGORITHMS: dict[str, str] = {}

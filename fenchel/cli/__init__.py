@@ -1,0 +1,1 @@
+"""The command line: `fenchel run|verify|reproduce|data|report|bench`."""

@@ -1,0 +1,1 @@
+"""Pure mathematics on tensors: divergences, objectives, MDPs, exact solvers, independent referees, claims."""

@@ -1,0 +1,40 @@
+"""What every solver returns, and the certificate that travels with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Why the answer can be believed: residuals that the checker recomputes from the problem.
+
+    `residuals` maps a name ("gap", "flow", "bellman", "dual_domain", "complementarity", "stationarity", ...) to a
+    tensor of the batch shape, each >= 0 and 0 for an exact answer; `tolerance` is what the solver was asked for.
+    """
+
+    kind: str
+    residuals: dict[str, Tensor]
+    tolerance: float
+
+    @property
+    def worst(self) -> float:
+        return max((float(r.max()) for r in self.residuals.values()), default=0.0)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Fields that a criterion does not define are None; `extra` holds what only one criterion has."""
+
+    V: Tensor | None = None
+    Q: Tensor | None = None
+    policy: Tensor | None = None
+    occupancy: Tensor | None = None
+    multipliers: Tensor | None = None
+    lower: Tensor | None = None
+    upper: Tensor | None = None
+    iterations: int | Tensor = 0
+    certificate: Certificate | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
