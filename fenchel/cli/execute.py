@@ -1,0 +1,161 @@
+"""Run a plan: prepare (nothing written), train inside the run folder, leave the summary, the plot and a table."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from fenchel.cli.folder import CURVE, METRICS, RunFolder, write_summary
+from fenchel.cli.plan import Plan
+from fenchel.cli.progress import Bar, check_sink, sinks
+from fenchel.cli.statistics import interval
+from fenchel.errors import UserError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    task: Any
+    learner: Any
+    data_hash: str | None
+
+
+def prepare(plan: Plan) -> Prepared:
+    """Build the task, the learner and the data. Raises UserError for whatever does not fit together."""
+    from fenchel.cli.compose import learner_class
+    from fenchel.envs import make
+
+    check_sink(plan.log)
+    task = make(plan.env, **plan.task)
+    learner = learner_class(plan.algo)(task.spec, plan.config, seeds=plan.seeds, device=plan.device)
+    if learner.ONLINE:
+        if task.make_vec is None:
+            raise UserError(f"env={plan.env} is data without an environment, but algo={plan.algo} learns by acting.")
+        return Prepared(task, learner, None)
+    if task.dataset is None:
+        raise UserError(f"env={plan.env} has no data set, but algo={plan.algo} learns from one; see --list envs.")
+    data = task.dataset()
+    return Prepared(replace(task, dataset=lambda: data), learner, data.hash)
+
+
+def execute(plan: Plan, prepared: Prepared, quiet: bool = False) -> dict[str, Any]:
+    """{"code", "message", "folder"}: 0 done, 2 the folder was refused, 3 failed, 130 stopped."""
+    try:
+        with RunFolder(plan, prepared.data_hash) as folder:
+            return _train(plan, prepared, folder, quiet)
+    except UserError as error:
+        return {"code": 2, "message": str(error), "folder": None}
+
+
+def _train(plan: Plan, prepared: Prepared, folder: RunFolder, quiet: bool) -> dict[str, Any]:
+    from fenchel.algorithms.training import train
+
+    console = Console(quiet=quiet, highlight=False)
+    started, path, step = time.time(), folder.path, 0
+    with ExitStack() as stack:
+        listeners = [Bar(console, plan.train.steps, f"{plan.algo} on {plan.env}")]
+        listeners += sinks(plan.log, path, folder.config)
+        for listener in listeners:
+            stack.callback(listener.close)
+
+        def tell(kind: str, record: dict[str, Any]) -> None:
+            nonlocal step
+            step = record.get("step", step)
+            for listener in listeners:
+                listener(kind, record)
+
+        try:
+            result = train(
+                prepared.task, prepared.learner, plan.train, folder=path, resume=folder.resumed, listener=tell
+            )
+            failure = "every replica diverged" if result["status"] == "diverged" else None
+        except KeyboardInterrupt:
+            result, failure = {"status": "interrupted"}, None
+        except Exception as error:  # whatever went wrong while running: said in one sentence, kept in full in error.txt
+            (path / "error.txt").write_text(traceback.format_exc())
+            result, failure = {"status": "failed"}, f"{type(error).__name__}: {' '.join(str(error).split())}"
+    result = {"steps": step, "wall_seconds": time.time() - started} | result
+    if failure:
+        result["status"] = "failed"
+        write_summary(path, plan, prepared.data_hash, result, error=failure)
+        message = (
+            f"Failed at step {result['steps']}: {failure}; the last finite checkpoint is in {path / 'checkpoints'}."
+        )
+        return {"code": 3, "message": message, "folder": str(path)}
+    if result["status"] == "interrupted":
+        write_summary(path, plan, prepared.data_hash, result)
+        message = f"Stopped at step {result['steps']}; repeat the line with resume=true to go on in {path}."
+        return {"code": 130, "message": message, "folder": str(path)}
+    result["final"] = [swept | row for swept, row in zip(plan.swept, result["final"], strict=True)]
+    summary = write_summary(path, plan, prepared.data_hash, result)
+    show(console, plan, summary, path)
+    return {"code": 0, "message": "", "folder": str(path)}
+
+
+def show(console: Console, plan: Plan, summary: dict[str, Any], path: Path) -> None:
+    """The summary table and where the files are."""
+    name = score_name(summary["final"])
+    label = "score" if name == "normalized_score" else "return"
+    table = Table(title=f"{plan.algo} on {plan.env}, {plan.train.steps} steps", title_justify="left")
+    swept = list(plan.swept[0])
+    for column in (*swept, "seeds", f"last {label}", "95% interval", f"best {label}"):
+        table.add_column(column, justify="right")
+    for values, rows in groups(summary["final"], swept).items():
+        last, best = (np.array([row.get(k) for row in rows], float) for k in (name, f"best_{name}"))
+        kept = last[np.isfinite(last)]
+        low, high = interval([kept]) if len(kept) else (np.nan, np.nan)
+        mean, top = (f"{np.mean(x[np.isfinite(x)]):.1f}" if np.isfinite(x).any() else "-" for x in (last, best))
+        table.add_row(*map(str, values), str(len(rows)), mean, f"{low:.1f} to {high:.1f}", top)
+    console.print(table)
+    seconds, rate = summary["wall_seconds"], summary["updates_per_second"]
+    console.print(f"{seconds:.0f} s, {rate or 0:.0f} updates/s of {len(plan.seeds)} replicas on {plan.device}")
+    console.print(f"summary: {path / 'summary.json'}", soft_wrap=True)
+    figure = plot_run(path, plan)
+    if figure:
+        console.print(f"plot: {figure}", soft_wrap=True)
+
+
+def score_name(final: list[dict[str, Any]]) -> str:
+    """The normalised score where the task has references, else the return."""
+    known = any(row.get("normalized_score") is not None for row in final)
+    return "normalized_score" if known else "return_mean"
+
+
+def groups(final: list[dict[str, Any]], swept: list[str]) -> dict[tuple, list[dict[str, Any]]]:
+    """Rows that differ only in their seed."""
+    found = defaultdict(list)
+    for row in final:
+        found[tuple(row[name] for name in swept)].append(row)
+    return found
+
+
+def read_curve(metrics: Path) -> tuple[str, np.ndarray, np.ndarray]:
+    """(name, steps (T,), scores (T, R)) of the evaluations in metrics.jsonl."""
+    rows = [row for row in map(json.loads, metrics.read_text().splitlines()) if row.get("kind") == "eval"]
+    scores = {n: np.array([r.get(n) or [np.nan] for r in rows], float) for n in ("normalized_score", "return_mean")}
+    name = "normalized_score" if np.isfinite(scores["normalized_score"]).any() else "return_mean"
+    return name, np.array([row["step"] for row in rows]), scores[name]
+
+
+def plot_run(path: Path, plan: Plan) -> Path | None:
+    """learning_curve.png; None when nothing was evaluated."""
+    from fenchel.cli.plot import learning_curves
+
+    name, steps, scores = read_curve(path / METRICS)
+    if not np.isfinite(scores).any():
+        return None
+    curves: dict[str, Any] = {}
+    for values in dict.fromkeys(tuple(row.items()) for row in plan.swept):
+        here = [i for i, row in enumerate(plan.swept) if tuple(row.items()) == values]
+        curves[", ".join(f"{k} {v:g}" for k, v in values)] = (steps, scores[:, here])
+    ylabel = name.replace("_", " ").replace("return mean", "return")
+    return learning_curves(path / CURVE, curves, f"{plan.algo} on {plan.env}", ylabel)

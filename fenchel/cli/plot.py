@@ -1,0 +1,46 @@
+"""Learning curves: the mean over replicas, a 95% bootstrap band, and each replica as a thin line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from fenchel.cli.statistics import interval
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
+
+Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # label -> steps (T,), scores (T, R)
+
+
+def learning_curves(path: Path, curves: Curves, title: str, ylabel: str) -> Path:
+    """Write one small figure (under 100 KB)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 3.6), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    for i, (label, (steps, scores)) in enumerate(curves.items()):
+        draw(axes, steps, scores, COLOURS[i % len(COLOURS)], label)
+    axes.set(title=title, xlabel="gradient steps", ylabel=ylabel)
+    axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    if len(curves) > 1 or "" not in curves:
+        axes.legend(frameon=False, fontsize=8)
+    FigureCanvasAgg(figure).print_png(str(path))
+    return path
+
+
+def draw(axes, steps: np.ndarray, scores: np.ndarray, colour: str, label: str = "") -> None:
+    """One group of replicas; replicas that diverged stop where they did."""
+    marker = "o" if len(steps) == 1 else None
+    for replica in scores.T if scores.shape[1] > 1 else ():
+        axes.plot(steps, replica, color=colour, alpha=0.3, linewidth=0.8, marker=marker, markersize=2)
+    kept = np.isfinite(scores).any(axis=1)
+    steps, scores = steps[kept], scores[kept]
+    axes.plot(steps, np.nanmean(scores, axis=1), color=colour, linewidth=1.8, label=label, marker=marker, markersize=4)
+    if scores.shape[1] > 1 and len(steps):
+        band = np.array([interval([row[np.isfinite(row)]]) for row in scores])
+        axes.fill_between(steps, band[:, 0], band[:, 1], color=colour, alpha=0.2, linewidth=0)

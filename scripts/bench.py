@@ -1,0 +1,5 @@
+import sys
+
+from fenchel.cli.bench import main
+
+sys.exit(main())

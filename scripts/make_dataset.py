@@ -1,0 +1,5 @@
+import sys
+
+from fenchel.cli.data import main
+
+sys.exit(main())

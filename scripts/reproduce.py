@@ -1,0 +1,5 @@
+import sys
+
+from fenchel.cli.reproduce import main
+
+sys.exit(main())

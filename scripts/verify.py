@@ -1,0 +1,5 @@
+import sys
+
+from fenchel.cli.verify import main
+
+sys.exit(main())
