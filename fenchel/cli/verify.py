@@ -103,7 +103,7 @@ def _list(table: dict[str, str], patterns: list[str]) -> int:
 
 
 def _run(args: argparse.Namespace, table: dict[str, str]) -> list[Row]:
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=140)
     rows = []
     options = dict(batch=args.batch, seed=args.seed, device=args.device, twins=args.twins)
     with console.status("reading the tables") as status:

@@ -90,5 +90,5 @@ def _short(x: Any) -> Any:
     if isinstance(x, list):
         return [_short(v) for v in x]
     if isinstance(x, float):
-        return next((float(f"{x:.{d}g}") for d in (3, 6, 12) if float(f"{x:.{d}g}") == x), x)
+        return next((float(f"{x:.{d}g}") for d in (3, 6, 12) if float(f"{x:.{d}g}") == x), x) + 0.0  # no -0.0
     return x

@@ -194,7 +194,7 @@ def test_a_planted_false_claim_is_reduced_to_a_tiny_readable_mdp():
 def test_the_printed_problem_can_be_pasted():
     problems = PLANTED.draw()
     text = smallest(PLANTED, problems, PLANTED.check(problems))
-    scope = dict(torch=torch, TabularMDP=TabularMDP)
+    scope: dict = {}
     exec(text, scope)  # our own text
     assert not PLANTED.check(scope["problem"]).holds
 
