@@ -99,10 +99,10 @@ def defaults(config: type) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in pairs if value is not MISSING}
 
 
-def read(words: Sequence[str], root_keys: Iterable[str], sweep: bool = False) -> tuple[list[str], list[str]]:
-    """Command-line words -> (overrides for Hydra, keys that the user gave); raises UserError naming the word."""
+def read(words: Sequence[str], root_keys: Iterable[str], sweep: bool = False) -> list[str]:
+    """Command-line words -> overrides for Hydra; raises UserError naming the word that is wrong."""
     parser = OverridesParser.create()
-    overrides, given = [], []
+    overrides = []
     for word in words:
         parsed = _parse(parser, word)
         key = parsed.key_or_group
@@ -113,8 +113,7 @@ def read(words: Sequence[str], root_keys: Iterable[str], sweep: bool = False) ->
             _check_algo(parsed)
         own = key != "algo" and not key.startswith("hydra")
         overrides.append(f"++{word.lstrip('+')}" if own else word.lstrip("+"))
-        given.append(key)
-    return overrides, given
+    return overrides
 
 
 def _parse(parser: OverridesParser, word: str) -> Override:
@@ -211,7 +210,7 @@ def _job(cfg: DictConfig) -> None:
     from fenchel.cli.run import attempt
 
     words = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
-    record = attempt(lambda: plain(cfg), [word.partition("=")[0] for word in words], quiet=True)
+    record = attempt(lambda: plain(cfg), words, quiet=True)
     folder = Path(HydraConfig.get().sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "jobs.jsonl").open("a") as file:

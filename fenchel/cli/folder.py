@@ -27,6 +27,7 @@ def config_of(plan: Plan, data_hash: str | None = None) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "fenchel": __version__,
+        "line": plan.line,
         "hash": plan.hash,
         **identity,
         "train": as_plain(plan.train),

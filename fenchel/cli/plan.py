@@ -6,7 +6,8 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Collection, Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -54,6 +55,7 @@ class Plan:
     out: Path | None
     resume: bool
     log: str | None
+    line: str
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -86,12 +88,12 @@ def root_keys() -> list[str]:
 TRAIN = ("algorithms.training", "TrainConfig")
 
 
-def make_plan(values: Mapping[str, Any], given: Collection[str]) -> Plan:
-    """Raises UserError for anything that is not valid."""
+def make_plan(values: Mapping[str, Any], words: Sequence[str]) -> Plan:
+    """`values`: the composed config; `words`: the line itself. Raises UserError for anything that is not valid."""
     from fenchel.algorithms.training import TrainConfig
     from fenchel.cli.compose import learner_class
 
-    values = dict(values)
+    values, given = dict(values), {word.lstrip("+").partition("=")[0] for word in words}
     options, task = values.pop("algo"), values.pop("task")
     algo = options["_key_"]
     job = typed.build(Job, {k: v for k, v in values.items() if k in {f.name for f in fields(Job)}})
@@ -99,7 +101,7 @@ def make_plan(values: Mapping[str, Any], given: Collection[str]) -> Plan:
     cls = learner_class(algo)
     mine = {key.removeprefix("algo.") for key in given if key.startswith("algo.")}
     options = {k: v for k, v in options.items() if k in mine}
-    if not {"env", "algo"} & set(given):
+    if not {"env", "algo"} & given:
         rest.setdefault("steps", DEMO["steps"])
         options.setdefault("hidden", DEMO["hidden"])
     config = typed.build(cls.Config, preset(cls, job.env, job.preset) | options, "algo.")
@@ -116,6 +118,7 @@ def make_plan(values: Mapping[str, Any], given: Collection[str]) -> Plan:
         out=Path(job.out).expanduser() if job.out else None,
         resume=job.resume,
         log=job.log,
+        line=shlex.join(["python", "scripts/run.py", *words]),
     )
 
 

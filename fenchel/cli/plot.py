@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,10 +34,10 @@ def learning_curves(path: Path, curves: Curves, title: str, ylabel: str) -> Path
     return path
 
 
-def draw(axes, steps: np.ndarray, scores: np.ndarray, colour: str, label: str = "") -> None:
+def draw(axes, steps: np.ndarray, scores: np.ndarray, colour: str, label: str = "", replicas: bool = True) -> None:
     """One group of replicas; replicas that diverged stop where they did."""
     marker = "o" if len(steps) == 1 else None
-    for replica in scores.T if scores.shape[1] > 1 else ():
+    for replica in scores.T if replicas and scores.shape[1] > 1 else ():
         axes.plot(steps, replica, color=colour, alpha=0.3, linewidth=0.8, marker=marker, markersize=2)
     kept = np.isfinite(scores).any(axis=1)
     steps, scores = steps[kept], scores[kept]
@@ -44,3 +45,30 @@ def draw(axes, steps: np.ndarray, scores: np.ndarray, colour: str, label: str = 
     if scores.shape[1] > 1 and len(steps):
         band = np.array([interval([row[np.isfinite(row)]]) for row in scores])
         axes.fill_between(steps, band[:, 0], band[:, 1], color=colour, alpha=0.2, linewidth=0)
+
+
+def panels(path: Path, groups: Sequence[Any]) -> Path:
+    """One panel per task, one line per learner and options; `groups` as `results.collect` gives them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(group.env for group in groups))
+    labels = list(dict.fromkeys(f"{group.algo} {group.label}".strip() for group in groups))
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.9 * rows), dpi=90, layout="constrained")
+    for axes, name in zip(figure.subplots(rows, columns, squeeze=False).flat, names, strict=False):
+        for group in (g for g in groups if g.env == name):
+            label = f"{group.algo} {group.label}".strip()
+            steps = np.unique(np.concatenate([steps for steps, _ in group.curves]))
+            scores = np.full((len(steps), len(group.curves)), np.nan)
+            for i, (at, values) in enumerate(group.curves):
+                scores[np.searchsorted(steps, at), i] = values
+            draw(axes, steps, scores, COLOURS[labels.index(label) % len(COLOURS)], label, replicas=False)
+        axes.set(title=name, xlabel="gradient steps", ylabel=groups[0].metric.replace("_", " "))
+        axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, fontsize=7)
+    FigureCanvasAgg(figure).print_png(str(path))
+    return path

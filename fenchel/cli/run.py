@@ -7,7 +7,7 @@ kept. Exit 130: stopped by Ctrl-C; `resume=true` goes on.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fenchel.errors import UserError, did_you_mean
@@ -60,12 +60,12 @@ def _main(argv: list[str]) -> int:
     from fenchel.cli import compose
     from fenchel.cli.plan import root_keys
 
-    overrides, given = compose.read(words, root_keys(), sweep="--multirun" in flags)
+    overrides = compose.read(words, root_keys(), sweep="--multirun" in flags)
     if "--multirun" in flags:
         return finish_sweep(*compose.sweep(overrides))
     if "--cfg" in flags:
-        return show_config(compose.compose(overrides), given)
-    record = attempt(lambda: compose.compose(overrides), given)
+        return show_config(compose.compose(overrides), words)
+    record = attempt(lambda: compose.compose(overrides), words)
     if record["message"]:
         print(record["message"], file=sys.stderr)
     return record["code"]
@@ -95,23 +95,23 @@ def split(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return flags, words
 
 
-def show_config(values: dict[str, Any], given: Collection[str]) -> int:
+def show_config(values: dict[str, Any], words: Sequence[str]) -> int:
     import yaml
 
     from fenchel.cli.folder import config_of
     from fenchel.cli.plan import make_plan
 
-    print(yaml.safe_dump(config_of(make_plan(values, given)), sort_keys=False), end="")
+    print(yaml.safe_dump(config_of(make_plan(values, words)), sort_keys=False), end="")
     return 0
 
 
-def attempt(compose: Callable[[], dict[str, Any]], given: Collection[str], quiet: bool = False) -> dict[str, Any]:
+def attempt(compose: Callable[[], dict[str, Any]], words: Sequence[str], quiet: bool = False) -> dict[str, Any]:
     """Plan and run one job; {"code", "message", "folder"}. Never raises for what a user can do."""
     from fenchel.cli.execute import execute, prepare
     from fenchel.cli.plan import make_plan
 
     try:
-        plan = make_plan(compose(), given)
+        plan = make_plan(compose(), words)
         prepared = prepare(plan)
     except UserError as error:
         return {"code": 2, "message": str(error), "folder": None}
