@@ -6,6 +6,7 @@ pi* = ref e^{r/b} / Z with Z = E_ref e^{r/b}.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -111,13 +112,13 @@ def _entropy_controlled(p: Problem, tempered: bool = True) -> ClaimReport:
     for a in (0.5, 0.8, 1.0, 1.5, 4.0):
         power = 1 / a if tempered else 1.0
         best = torch.softmax(power * p["ref"].log() + p["r"] / (a * column(p["beta"], p["ref"])), -1)
-        losses.append(regret(lambda pi, a=a: _sharpened(p, pi, a), best, p["rivals"]))
+        losses.append(regret(partial(_sharpened, p, a), best, p["rivals"]))
         entropies.append(entropy(best))
     falls = torch.stack([a - b for a, b in pairwise(entropies)]).amax(0)
     return ClaimReport(worst(falls, *losses), 1e-9)
 
 
-def _sharpened(p: Problem, pi: Tensor, a: float) -> Tensor:
+def _sharpened(p: Problem, a: float, pi: Tensor) -> Tensor:
     cross = -expect(pi, p["ref"].log()[:, None])
     return expect(pi, p["r"][:, None]) + p["beta"][:, None] * (a * entropy(pi) - cross)
 
@@ -206,8 +207,8 @@ def _rejection_chain(p: Problem, telescoping: bool = True) -> ClaimReport:
 REJECTION_CHAIN = Claim(
     paper=320,
     kind="theorem",
-    statement="rejection steps that accept with e^{(1/b_i - 1/b_{i-1})(r - max r)}, 1/b_i rising from 0 to 1/b, end at the "
-    "tilt, and their acceptance rates multiply to the one-step rate",
+    statement="rejection steps that accept with e^{(1/b_i - 1/b_{i-1})(r - max r)}, 1/b_i rising from 0 to 1/b, end "
+    "at the tilt, and their acceptance rates multiply to the one-step rate",
     problems=problems,
     check=_rejection_chain,
     source="derived",

@@ -61,9 +61,11 @@ def take(problem: Problem, index: int) -> Problem:
 
 def source_code(problem: Problem, name: str = "problem") -> str:
     """Python that rebuilds a (small) problem: what a failing run prints and a test pastes."""
-    return (
-        f"from functools import partial\nt = partial(torch.tensor, dtype=torch.float64)\n{name} = {_literal(problem)}"
-    )
+    lines = ["from functools import partial", "import torch"]
+    literal = _literal(problem)
+    if "TabularMDP(" in literal:
+        lines.append("from fenchel.theory.mdp import TabularMDP")
+    return "\n".join([*lines, "t = partial(torch.tensor, dtype=torch.float64)", f"{name} = {literal}"])
 
 
 def _literal(value: Any) -> str:
