@@ -64,9 +64,9 @@ def make_model(robot: str, seed: int):
     if ALGO[robot] == "ppo":
         env = VecNormalize(make_vec_env(ENVS[robot], n_envs=8, seed=seed), gamma=0.99)
         model = PPO(
-            "MlpPolicy", env, n_steps=512, batch_size=128, n_epochs=10, gamma=0.99, gae_lambda=0.95,
+            "MlpPolicy", env, n_steps=256, batch_size=64, n_epochs=10, gamma=0.99, gae_lambda=0.95,
             learning_rate=lambda left: 3e-4 * left, clip_range=0.2, ent_coef=0.0, max_grad_norm=0.5,
-            policy_kwargs=dict(log_std_init=-0.5), seed=seed, device="cpu",
+            policy_kwargs=dict(log_std_init=0.0), seed=seed, device="cpu",
         )  # fmt: skip
         return model, env
     env = make_vec_env(ENVS[robot], n_envs=1, seed=seed)
