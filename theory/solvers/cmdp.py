@@ -83,8 +83,8 @@ def solve_cmdp(
     """
     budgets = _validate(problem, budgets, unit, method)
     scale = 1 - float(problem.discount.max()) if unit == "normalised" else 1.0
-    if method == "lagrangian" or (method == "auto" and problem.batch_shape and budgets.shape[-1] == 1 != "average"):
-        method = "lagrangian" if unit != "average" else "lp"
+    if method == "auto" and problem.batch_shape and budgets.shape[-1] == 1 and unit != "average":
+        method = "lagrangian"
     if method == "lagrangian":
         fields = _lagrangian(problem, budgets[..., 0] / scale)
     else:
