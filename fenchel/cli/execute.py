@@ -9,12 +9,13 @@ from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from fenchel.cli import typed
 from fenchel.cli.folder import CURVE, METRICS, RunFolder, write_summary
 from fenchel.cli.plan import Plan
 from fenchel.cli.progress import Bar, check_sink, sinks
@@ -32,10 +33,9 @@ class Prepared:
 def prepare(plan: Plan) -> Prepared:
     """Build the task, the learner and the data. Raises UserError for whatever does not fit together."""
     from fenchel.cli.compose import learner_class
-    from fenchel.envs import make
 
     check_sink(plan.log)
-    task = make(plan.env, **plan.task)
+    task = make_task(plan.env, plan.task)
     learner = learner_class(plan.algo)(task.spec, plan.config, seeds=plan.seeds, device=plan.device)
     if learner.ONLINE:
         if task.make_vec is None:
@@ -45,6 +45,22 @@ def prepare(plan: Plan) -> Prepared:
         raise UserError(f"env={plan.env} has no data set, but algo={plan.algo} learns from one; see --list envs.")
     data = task.dataset()
     return Prepared(replace(task, dataset=lambda: data), learner, data.hash)
+
+
+def make_task(env: str, options: dict[str, Any]) -> Any:
+    """`envs.make` with options of the declared types; what foreign or user code raises becomes one sentence."""
+    from fenchel.envs import check_options, factory
+
+    try:
+        function = factory(env)
+        check_options(env, function, options)
+        hints = get_type_hints(function)
+        return function(env, **{k: typed.check(f"task.{k}", v, hints.get(k, Any)) for k, v in options.items()})
+    except UserError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"env={env} cannot be made: {type(error).__name__}: {text}.") from error
 
 
 def execute(plan: Plan, prepared: Prepared, quiet: bool = False) -> dict[str, Any]:

@@ -1,0 +1,161 @@
+"""`scripts/reproduce.py`: run the recorded demonstration of a method and write down what came out.
+
+  python scripts/reproduce.py iql              one demonstration
+  python scripts/reproduce.py --all            all of them
+  python scripts/reproduce.py --list           what each one expects
+
+A record goes into docs/results/reproduce.json. "not reproduced here", with its numbers, is a result and stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fenchel.cli import catalogue, source
+from fenchel.cli.arguments import Parser, guarded
+from fenchel.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """Expected: on the same task, `first` scores higher than `second` by more than two standard errors.
+
+    Each is a line of scripts/run.py without its seeds, which both get.
+    """
+
+    first: str
+    second: str
+    seeds: str = "0:10"
+
+    @property
+    def expected(self) -> str:
+        return f"{_algo(self.first)} above {_algo(self.second)} by more than two standard errors"
+
+
+# key -> an Ordering, or "module:function" of a function() -> record without `key`, `seconds` and `source_hash`
+REPRODUCTIONS: dict[str, Ordering | str] = {
+    "algo=iql": Ordering(
+        "env=pointmaze-umaze algo=iql preset=small steps=20000", "env=pointmaze-umaze algo=bc preset=small steps=20000"
+    ),
+    "algo=bc": Ordering(
+        "env=hopper-medium algo=bc preset=small steps=10000", "env=hopper-medium algo=bc preset=small steps=0"
+    ),
+    "algo=td3_bc": Ordering(
+        "env=hopper-medium-replay algo=td3_bc preset=small steps=20000",
+        "env=hopper-medium-replay algo=bc preset=small steps=20000",
+    ),
+    "algo=cql": Ordering(
+        "env=hopper-medium-replay algo=cql preset=small steps=20000",
+        "env=hopper-medium-replay algo=bc preset=small steps=20000",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(prog="reproduce", description=__doc__)
+    parser.add_argument("keys", nargs="*", help="iql, algo=iql, recipe=dpo, ...")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--list", action="store_true", help="what each demonstration expects; run nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there instead")
+    return guarded(_main, parser, argv)
+
+
+def _main(args: argparse.Namespace) -> int:
+    if args.list:
+        for key, what in REPRODUCTIONS.items():
+            print(f"{key}: {what.expected if isinstance(what, Ordering) else what}")
+        return 0
+    if not (args.keys or args.all):
+        raise UserError("reproduce: name a key, such as iql, or give --all.")
+    file = args.json or catalogue.RECORDS
+    if not file.parent.is_dir():
+        raise UserError(f"reproduce: the folder {file.parent} does not exist; name another file by --json.")
+    keys = list(REPRODUCTIONS) if args.all else [find(key) for key in args.keys]
+    console, status = Console(highlight=False), 0
+    for key in keys:
+        record = demonstrate(key)
+        store(file, record)
+        console.print(
+            f"{key}: {record['verdict']} (expected {record['expected']}; {record['measured']})", soft_wrap=True
+        )
+        status = status or int(record["verdict"] == "failed")
+    return status
+
+
+def find(word: str) -> str:
+    """`iql` -> `algo=iql`."""
+    for key in (word, f"algo={word}", f"recipe={word}"):
+        if key in REPRODUCTIONS:
+            return key
+    raise unknown("reproduce", word, [key.partition("=")[2] for key in REPRODUCTIONS])
+
+
+def demonstrate(key: str) -> dict[str, Any]:
+    """One record: paper, key, config, seeds, expected, measured, interval, verdict, seconds, source_hash."""
+    started, what = time.time(), REPRODUCTIONS[key]
+    if isinstance(what, Ordering):
+        record = ordering(what)
+    else:
+        module, function = what.split(":")
+        run: Callable[[], dict[str, Any]] = getattr(import_module(module), function)
+        record = run()
+    paper = catalogue.methods().get(key)
+    extra = {"seconds": round(time.time() - started, 1), "source_hash": catalogue.source_hash(key)}
+    return {"paper": paper, "key": key, **record, **extra}
+
+
+def ordering(what: Ordering) -> dict[str, Any]:
+    """Run both lines on the same seeds and compare their last scores."""
+    first, second = _scores(what.first, what.seeds), _scores(what.second, what.seeds)
+    difference = first.mean() - second.mean()
+    error = float((first.var(ddof=1) / len(first) + second.var(ddof=1) / len(second)) ** 0.5)
+    return {
+        "config": [what.first, what.second],
+        "seeds": what.seeds,
+        "expected": what.expected,
+        "measured": {_algo(what.first): float(first.mean()), f"against {_algo(what.second)}": float(second.mean())},
+        "interval": [float(difference - 2 * error), float(difference + 2 * error)],
+        "verdict": "reproduced" if difference > 2 * error else "not reproduced here",
+    }
+
+
+def _algo(line: str) -> str:
+    return next(word.partition("=")[2] for word in line.split() if word.startswith("algo="))
+
+
+def _scores(line: str, seeds: str) -> Any:
+    import numpy as np
+
+    from fenchel.cli import compose
+    from fenchel.cli.execute import score_name
+    from fenchel.cli.plan import root_keys
+    from fenchel.cli.run import attempt
+
+    with tempfile.TemporaryDirectory() as scratch:
+        words = [*line.split(), f"seed={seeds}", f"out={scratch}/run"]
+        record = attempt(lambda: compose.compose(compose.read(words, root_keys())), words, quiet=True)
+        if record["code"]:
+            raise UserError(f"reproduce: '{line}' ended with status {record['code']}: {record['message']}")
+        final = json.loads((Path(record["folder"]) / "summary.json").read_text())["final"]
+    return np.array([row[score_name(final)] for row in final], float)
+
+
+def store(file: Path, record: dict[str, Any]) -> None:
+    """Replace the record of this key; the others stay."""
+    from fenchel.cli.folder import finite, write_atomic
+
+    records = json.loads(file.read_text()) if file.exists() else []
+    records = [*(old for old in records if old["key"] != record["key"]), finite(record)]
+    order = {f"algo={key}": i for i, key in enumerate(source.algorithms())}
+    records.sort(key=lambda r: (order.get(r["key"], len(order)), r["key"]))
+    write_atomic(file, json.dumps(records, indent=1) + "\n")
