@@ -1,4 +1,26 @@
 """Learners: one algorithm, one file, one row of ALGORITHMS."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from fenchel.errors import unknown
+
+if TYPE_CHECKING:
+    from fenchel.algorithms.learner import Learner
+
 # key -> "module:Class"
-ALGORITHMS: dict[str, str] = {}
+ALGORITHMS: dict[str, str] = {
+    "bc": "offline.bc:BC",
+    "iql": "offline.iql:IQL",
+    "td3_bc": "offline.td3_bc:TD3BC",
+}
+
+
+def get_algorithm(key: str) -> type[Learner]:
+    """The learner's class; only its own module is imported. Raises UserError for a key that stands in no row."""
+    if key not in ALGORITHMS:
+        raise unknown("algo", key, ALGORITHMS)
+    module, name = ALGORITHMS[key].split(":")
+    return getattr(import_module(f"{__name__}.{module}"), name)

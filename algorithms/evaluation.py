@@ -1,0 +1,71 @@
+"""Evaluation of all replicas at once: one environment of R * episodes copies, one episode in each."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fenchel.algorithms.learner import Learner
+from fenchel.envs.task import BatchedEnv, Task
+from fenchel.errors import UserError
+from fenchel.theory.rng import Streams
+
+SEED_RANGE = 2**31 - 1  # what every environment accepts
+
+
+def make_env(task: Task, learner: Learner, episodes: int) -> BatchedEnv:
+    if task.make_vec is None:
+        raise UserError(f"env={task.id} has data but no environment to evaluate in; set eval_episodes=0.")
+    return task.make_vec(learner.R * episodes, 0, device=learner.device)
+
+
+@torch.no_grad()
+def evaluate(
+    learner: Learner, task: Task, episodes: int, step: int, env: BatchedEnv | None = None, deterministic: bool = True
+) -> dict[str, Tensor]:
+    """Undiscounted episode sums: `returns` (R, episodes[, K]), `lengths` and each of the steps' `info` sums likewise.
+
+    Seeds are a function of (replica's seed, step), from a stream of their own: training draws nothing from it.
+    A replica whose action is not finite acts with zeros and its returns are NaN.
+    """
+    env = env or make_env(task, learner, episodes)
+    count = learner.R * episodes
+    seeds = Streams(learner.seeds, learner.device).integers("eval", SEED_RANGE, (episodes,), counter=step)
+    obs = env.reset(seeds.flatten())
+    alive = torch.ones(count, dtype=torch.bool, device=learner.device)
+    broken = torch.zeros_like(alive)
+    sums: dict[str, Tensor] = {}
+    for _ in range(task.max_steps):
+        action = learner.act(obs.to(learner.device).view(learner.R, episodes, -1), deterministic, counter=step)
+        action = action.flatten(0, 1)
+        if action.is_floating_point():
+            bad = ~action.isfinite().all(-1)
+            broken |= bad
+            action = action.masked_fill(bad.unsqueeze(-1), 0.0)
+        result = env.step(action)
+        gained = {"returns": result.reward, "lengths": torch.ones_like(alive), **result.info}
+        for name, value in gained.items():
+            value = value.to(learner.device, torch.float64)
+            value = torch.where(alive.view(-1, *[1] * (value.ndim - 1)), value, 0.0)
+            sums[name] = sums[name] + value if name in sums else value
+        obs = result.obs
+        alive = alive & ~(result.terminal | result.timeout).to(learner.device)
+        if not alive.any():
+            break
+    sums["returns"][broken] = float("nan")
+    return {name: value.view(learner.R, episodes, *value.shape[1:]) for name, value in sums.items()}
+
+
+def summarise(task: Task, results: dict[str, Tensor]) -> dict[str, list]:
+    """Per replica: return_mean, return_std, normalized_score, length_mean, and the mean of each info sum."""
+    returns = results["returns"]
+    mean = returns.mean(1)
+    summary = {
+        "return_mean": mean.tolist(),
+        "return_std": returns.std(1, correction=0).tolist(),
+        "length_mean": results["lengths"].mean(1).tolist(),
+    }
+    if task.reference is not None and mean.ndim == 1:
+        summary["normalized_score"] = task.normalized(mean).tolist()
+    extra = {name: value.mean(1).tolist() for name, value in results.items() if name not in ("returns", "lengths")}
+    return summary | extra

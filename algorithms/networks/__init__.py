@@ -1,0 +1,27 @@
+"""Networks of R replicas at once: every parameter and every batch has a leading axis R."""
+
+from fenchel.algorithms.networks.adam import Adam
+from fenchel.algorithms.networks.heads import (
+    Categorical,
+    Critic,
+    Deterministic,
+    Gaussian,
+    Greedy,
+    Value,
+    stochastic_policy,
+)
+from fenchel.algorithms.networks.network import MLP, Network, Vector
+
+__all__ = [
+    "MLP",
+    "Adam",
+    "Categorical",
+    "Critic",
+    "Deterministic",
+    "Gaussian",
+    "Greedy",
+    "Network",
+    "Value",
+    "Vector",
+    "stochastic_policy",
+]

@@ -1,0 +1,84 @@
+"""Adam over the flat buffers of several networks: zeroing, clipping and the update are one kernel each."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fenchel.algorithms.networks.network import Network
+
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+FUSED = ("cpu", "cuda")  # devices whose torch has `_fused_adam_` since 2.8
+
+
+class Adam:
+    """Minimises per-replica losses (R,). (Kingma and Ba 2015, algorithm 1, as torch.optim.Adam.)
+
+    lr: a float, or (R, 1): rows with one step size share a kernel, so that a swept replica has the single run's bits.
+    clip: largest norm of one replica's gradient over all `networks` together.
+    """
+
+    def __init__(self, *networks: Network, lr: float | Tensor, clip: float | None = None):
+        self.networks, self.clip = networks, clip
+        self.replicas = networks[0].replicas
+        self.moments = [(torch.zeros_like(net.flat), torch.zeros_like(net.flat)) for net in networks]
+        self.count = torch.zeros((), device=networks[0].flat.device)
+        self.grads = [net.grad for net in networks]
+        self.lr = lr.flatten().tolist() if isinstance(lr, Tensor) else [lr] * self.replicas
+        self.freeze(set())
+
+    def freeze(self, replicas: set[int]) -> None:
+        """The parameters of these replicas move no more."""
+        going = [i for i in range(self.replicas) if i not in replicas]
+        buffers = [(net.flat, net.grad, m, v) for net, (m, v) in zip(self.networks, self.moments, strict=True)]
+        self.groups = []
+        for lr in dict.fromkeys(self.lr[i] for i in going):
+            rows = [i for i in going if self.lr[i] == lr]
+            whole = len(rows) == self.replicas
+            pieces = buffers if whole else [tuple(b[i] for b in row) for row in buffers for i in rows]
+            self.groups.append((lr, *(list(column) for column in zip(*pieces, strict=True))))
+
+    def step(self, loss: Tensor) -> None:
+        """One update from loss (R,); the gradient of its sum is each replica's own."""
+        torch._foreach_zero_(self.grads)
+        loss.sum().backward()
+        self.apply()
+
+    def apply(self) -> None:
+        """One update from the gradients as they lie in the buffers."""
+        if self.clip is not None:
+            self._clip(self.clip)
+        self.count += 1
+        update = _fused if self.count.device.type in FUSED else _plain
+        with torch.no_grad():
+            for lr, params, grads, means, squares in self.groups:
+                update(params, grads, means, squares, self.count, lr)
+
+    def _clip(self, bound: float) -> None:
+        norms = [torch.linalg.vector_norm(grad, dim=1, keepdim=True) for grad in self.grads]
+        norm = torch.linalg.vector_norm(torch.cat(norms, dim=1), dim=1, keepdim=True)
+        scale = (bound / (norm + 1e-6)).clamp(max=1.0)
+        for grad in self.grads:
+            grad.mul_(scale)
+
+    def state(self) -> dict[str, Tensor]:
+        moments = {
+            f"{k}{i}": tensor for i, pair in enumerate(self.moments) for k, tensor in zip("mv", pair, strict=True)
+        }
+        return {"count": self.count, **moments}
+
+
+def _fused(params: list, grads: list, means: list, squares: list, count: Tensor, lr: float) -> None:
+    torch._fused_adam_(
+        params, grads, means, squares, [], [count] * len(params),
+        lr=lr, beta1=BETA1, beta2=BETA2, weight_decay=0.0, eps=EPS, amsgrad=False, maximize=False,
+    )  # fmt: skip
+
+
+def _plain(params: list, grads: list, means: list, squares: list, count: Tensor, lr: float) -> None:
+    correction1, correction2 = 1 - BETA1**count, 1 - BETA2**count
+    for param, grad, m, v in zip(params, grads, means, squares, strict=True):
+        m.lerp_(grad, 1 - BETA1)
+        v.mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
+        denominator = (v / correction2).sqrt_().add_(EPS)
+        param.addcdiv_(m / correction1, denominator, value=-lr)
