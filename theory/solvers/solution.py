@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Certificate:
-    """Why the answer can be believed: residuals that the checker recomputes from the problem.
+    """Why the answer can be believed: residuals that `certificates.check` recomputes from the problem.
 
     `residuals` maps a name ("gap", "flow", "bellman", "dual_domain", "complementarity", "stationarity", ...) to a
     tensor of the batch shape, each >= 0 and 0 for an exact answer; `tolerance` is what the solver was asked for.
@@ -21,7 +22,13 @@ class Certificate:
 
     @property
     def worst(self) -> float:
-        return max((float(r.max()) for r in self.residuals.values()), default=0.0)
+        """The greatest residual; inf when one is not a number."""
+        values = [float(r.max()) for r in self.residuals.values() if r.numel()]
+        return math.inf if any(math.isnan(v) for v in values) else max(values, default=0.0)
+
+    @property
+    def holds(self) -> bool:
+        return self.worst <= self.tolerance
 
 
 @dataclass(frozen=True)
