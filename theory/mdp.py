@@ -25,8 +25,11 @@ TOLERANCE = 1e-9
 def _first(bad: Tensor) -> str:
     """`"state 3, action 1"` (with the batch index, if any) of the first True of a (..., S, A) tensor."""
     *batch, state, action = torch.nonzero(bad)[0].tolist()
-    where = f"state {state}, action {action}"
-    return f"problem {tuple(batch)}, {where}" if batch else where
+    return f"{_where(batch)}state {state}, action {action}"
+
+
+def _where(batch: list[int]) -> str:
+    return f"problem {tuple(batch)}, " if batch else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,41 +120,67 @@ class TabularMDP:
     def validate(self) -> None:
         """Raise `UserError` naming the state and action of the first fault."""
         self._validate_shapes()
-        mask = self.mask
-        if not mask.any(-1).all():
-            raise UserError(f"state {torch.nonzero(~mask.any(-1))[0].tolist()[-1]} has no action.")
-        for name, bad in dict(P=~torch.isfinite(self.P).all(-1), r=~torch.isfinite(self._reward_per_pair())).items():
-            if (bad & mask).any():
-                raise UserError(f"{name} is not finite at {_first(bad & mask)}.")
-        tolerance = TOLERANCE if self.dtype == torch.float64 else 1e-4
-        negative = (self.P < -tolerance).any(-1) & mask
-        if negative.any():
-            raise UserError(f"P has a negative probability at {_first(negative)}.")
-        off = ((self.P.sum(-1) - 1).abs() > tolerance) & mask
-        if off.any():
-            raise UserError(f"P sums to {self.P.sum(-1)[off][0].item():.6g}, not 1, at {_first(off)}.")
-        gamma = self.discount if self.discount.ndim < self.P.ndim else self.discount.amax(-1)
-        bad = ~((gamma >= 0) & (gamma <= 1)) & mask
-        if bad.any():
-            raise UserError(f"discount is {gamma[bad][0].item():g}, outside [0, 1], at {_first(bad)}.")
-        if not torch.isfinite(self.mu0).all() or ((self.mu0.sum(-1) - 1).abs() > tolerance).any():
-            raise UserError("mu0 must be finite and sum to 1 over the states.")
+        validate_pairs(self.P, self.r, self.discount, self.mask)
+        validate_start(self.mu0)
 
     def _validate_shapes(self) -> None:
-        shape = self.P.shape[:-1]
+        shape, batch = self.P.shape[:-1], self.P.shape[:-3]
         if self.P.ndim < 3 or self.P.shape[-1] != self.P.shape[-3]:
             raise UserError(f"P must be (..., S, A, S), not {tuple(self.P.shape)}.")
-        if self.r.shape[-2:] != shape[-2:] or self.r.ndim not in (self.P.ndim, self.P.ndim - 1):
+        if self.P.shape[-2] == 0 or self.P.shape[-1] == 0:
+            raise UserError(f"P must have at least one state and one action, not shape {tuple(self.P.shape)}.")
+        if (
+            self.r.shape[-2:] != shape[-2:]
+            or self.r.shape[: len(batch)] != batch
+            or self.r.ndim - self.P.ndim not in (0, -1)
+        ):
             raise UserError(f"r must be (..., S, A) or (..., K, S, A) to match P, not {tuple(self.r.shape)}.")
-        if self.mu0.shape != self.P.shape[:-3] + self.P.shape[-1:]:
+        if self.mu0.shape != batch + self.P.shape[-1:]:
             raise UserError(f"mu0 must be (..., S) to match P, not {tuple(self.mu0.shape)}.")
         if self.discount.shape not in (shape, self.P.shape):
             raise UserError(f"discount must be (), (..., S, A) or (..., S, A, S), not {tuple(self.discount.shape)}.")
+        if self.action_mask is not None and (self.action_mask.shape != shape or self.action_mask.dtype != torch.bool):
+            raise UserError(f"action_mask must be bool (..., S, A) to match P, not {tuple(self.action_mask.shape)}.")
 
-    def _reward_per_pair(self) -> Tensor:
-        return self.r.abs().amax(-3) if self.num_channels else self.r
+
+def validate_pairs(prob: Tensor, r: Tensor, discount: Tensor, mask: Tensor) -> None:
+    """Refuse what is not an MDP. prob (..., S, A, X): the probabilities of each pair's successors, whatever X numbers.
+
+    r (..., [K,] S, A), discount (..., S, A[, X]), mask (..., S, A). Where the mask is False only finiteness is asked
+    for: a policy gives such a pair weight 0, and 0 times infinity is not 0.
+    """
+    if not mask.any(-1).all():
+        *batch, state = torch.nonzero(~mask.any(-1))[0].tolist()
+        raise UserError(f"{_where(batch)}state {state} has no action.")
+    reward = torch.isfinite(r).all(-3) if r.ndim == prob.ndim else torch.isfinite(r)
+    for name, bad in dict(P=~torch.isfinite(prob).all(-1), r=~reward).items():
+        if bad.any():
+            raise UserError(f"{name} is not finite at {_first(bad)}.")
+    tolerance = _tolerance(prob)
+    negative = (prob < 0).any(-1) & mask
+    if negative.any():
+        raise UserError(f"P has a negative probability at {_first(negative)}.")
+    total = prob.sum(-1)
+    off = ((total - 1).abs() > tolerance) & mask
+    if off.any():
+        raise UserError(f"P sums to {total[off][0].item():.6g}, not 1, at {_first(off)}.")
+    outside = ~((discount >= 0) & (discount <= 1))
+    bad = (outside.any(-1) if discount.ndim == prob.ndim else outside) & mask
+    if bad.any():
+        gamma = discount[bad].flatten()
+        gamma = gamma[~((gamma >= 0) & (gamma <= 1))][0].item()
+        raise UserError(f"discount is {gamma:g}, outside [0, 1], at {_first(bad)}.")
+
+
+def validate_start(mu0: Tensor) -> None:
+    if not torch.isfinite(mu0).all() or (mu0 < 0).any() or ((mu0.sum(-1) - 1).abs() > _tolerance(mu0)).any():
+        raise UserError("mu0 must be finite, non-negative and sum to 1 over the states.")
 
 
 def replace_reward(mdp: TabularMDP, r: Tensor) -> TabularMDP:
     """The same dynamics with another reward, (..., S, A) or (..., K, S, A)."""
     return TabularMDP(mdp.P, r, mdp.mu0, mdp.discount, mdp.action_mask, check=False)
+
+
+def _tolerance(probabilities: Tensor) -> float:
+    return TOLERANCE if probabilities.dtype == torch.float64 else 1e-4
