@@ -36,6 +36,8 @@ def prepare(plan: Plan) -> Prepared:
 
     check_sink(plan.log)
     task = make_task(plan.env, plan.task)
+    if task.make_vec is None and (plan.train.eval_episodes or plan.train.final_episodes):
+        raise UserError(f"env={plan.env} has no environment to evaluate in; add eval_episodes=0 final_episodes=0.")
     learner = learner_class(plan.algo)(task.spec, plan.config, seeds=plan.seeds, device=plan.device)
     if learner.ONLINE:
         if task.make_vec is None:
@@ -44,6 +46,10 @@ def prepare(plan: Plan) -> Prepared:
     if task.dataset is None:
         raise UserError(f"env={plan.env} has no data set, but algo={plan.algo} learns from one; see --list envs.")
     data = task.dataset()
+    for name in learner.NEEDS:
+        if name not in data.extras:
+            has = f"it has {', '.join(sorted(data.extras))}" if data.extras else "it has no extra columns"
+            raise UserError(f"algo={plan.algo} needs the data column {name}, but {has}.")
     return Prepared(replace(task, dataset=lambda: data), learner, data.hash)
 
 
@@ -98,7 +104,8 @@ def _train(plan: Plan, prepared: Prepared, folder: RunFolder, quiet: bool) -> di
             result, failure = {"status": "interrupted"}, None
         except Exception as error:  # whatever went wrong while running: said in one sentence, kept in full in error.txt
             (path / "error.txt").write_text(traceback.format_exc())
-            result, failure = {"status": "failed"}, f"{type(error).__name__}: {' '.join(str(error).split())}"
+            text = " ".join(str(error).split()).rstrip(".")
+            result, failure = {"status": "failed"}, f"{type(error).__name__}: {text}"
     result = {"steps": step, "wall_seconds": time.time() - started} | result
     if failure:
         result["status"] = "failed"
@@ -111,7 +118,6 @@ def _train(plan: Plan, prepared: Prepared, folder: RunFolder, quiet: bool) -> di
         write_summary(path, plan, prepared.data_hash, result)
         message = f"Stopped at step {result['steps']}; repeat the line with resume=true to go on in {path}."
         return {"code": 130, "message": message, "folder": str(path)}
-    result["final"] = [swept | row for swept, row in zip(plan.swept, result["final"], strict=True)]
     summary = write_summary(path, plan, prepared.data_hash, result)
     show(console, plan, summary, path)
     return {"code": 0, "message": "", "folder": str(path)}

@@ -14,6 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from fenchel import __version__
+from fenchel.algorithms.training import finite
 from fenchel.cli.plan import Plan, as_plain
 from fenchel.errors import UserError
 
@@ -135,15 +136,6 @@ def write_summary(
     summary = finite(summary)
     write_atomic(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return summary
-
-
-def finite(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))) else value
 
 
 def versions() -> dict[str, str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import tomllib
 from pathlib import Path
 
-from fenchel.cli import source
+from fenchel.cli import source, typed
 from fenchel.errors import UserError, unknown
 
 LISTS = ("envs", "algos", "recipes", "papers")
@@ -74,8 +75,15 @@ def explained(key: str) -> str:
 
 
 def option_row(prefix: str, option: source.Option) -> tuple[str, str, str]:
-    meaning = f"{option.doc} {option.range and 'range ' + option.range}".strip()
-    return f"  {prefix}{option.name}={option.default}", option.type, meaning
+    """`algo.lr=0.0003`, its type and its meaning with the declared range in words."""
+    try:
+        default = typed.show(ast.literal_eval(option.default))
+        low, high = ast.literal_eval(option.range or "(None, None)")
+    except ValueError:  # written as an expression: shown as it is written
+        default, low, high = option.default, None, None
+    span = {(False, False): f"{low} to {high}", (False, True): f"{low} or more", (True, False): f"{high} or less"}
+    meaning = "; ".join(part for part in (option.doc, span.get((low is None, high is None), "")) if part)
+    return f"  {prefix}{option.name}={default}", option.type, meaning
 
 
 def keys_help() -> str:

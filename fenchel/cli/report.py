@@ -45,6 +45,7 @@ def _main(args: argparse.Namespace) -> int:
         if not path.is_dir():
             raise UserError(f"report: {path} is not a folder; name a folder that holds runs, such as runs/.")
 
+    from fenchel.algorithms.training import finite
     from fenchel.cli.results import collect, find, rows
 
     folders, remarks = find(args.paths)
@@ -52,7 +53,7 @@ def _main(args: argparse.Namespace) -> int:
     table = rows(groups)
     print("\n".join([markdown(table), *remarks]))
     if args.json:
-        args.json.write_text(json.dumps(_null(table), indent=1) + "\n")
+        args.json.write_text(json.dumps(finite(table), indent=1) + "\n")
     if args.csv:
         write_csv(args.csv, table)
     figure = args.figure or (args.page and args.page.with_suffix(".png"))
@@ -150,9 +151,3 @@ Made by
 {commands}
 ```
 """
-
-
-def _null(value: Any) -> Any:
-    from fenchel.cli.folder import finite
-
-    return finite(value)

@@ -152,7 +152,8 @@ def _scores(line: str, seeds: str) -> Any:
 
 def store(file: Path, record: dict[str, Any]) -> None:
     """Replace the record of this key; the others stay."""
-    from fenchel.cli.folder import finite, write_atomic
+    from fenchel.algorithms.training import finite
+    from fenchel.cli.folder import write_atomic
 
     records = json.loads(file.read_text()) if file.exists() else []
     records = [*(old for old in records if old["key"] != record["key"]), finite(record)]

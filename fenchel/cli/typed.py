@@ -56,11 +56,9 @@ def show(value: Any) -> str:
     """A value as the command line writes it."""
     if isinstance(value, list | tuple):
         return f"[{','.join(show(v) for v in value)}]"
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if _plain(value) else str(value)
-
-
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
 
 
 def _span(low: float, high: float) -> str:
