@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # key -> "module:Class"
 ALGORITHMS: dict[str, str] = {
     "bc": "offline.bc:BC",
+    "cql": "offline.cql:CQL",
     "iql": "offline.iql:IQL",
     "td3_bc": "offline.td3_bc:TD3BC",
 }

@@ -114,8 +114,10 @@ class Gaussian(MLP):
         return torch.tanh(mean) if self.squash == "sample" else mean
 
     def sample(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Reparametrised; gradients flow through action and log_prob (R, B)."""
+        """Reparametrised, so both have gradients; log_prob (R, B). noise (R, B, K, dim): K samples per state."""
         mean, log_std = self.parameters(obs)
+        if noise.ndim > mean.ndim:
+            mean, log_std = mean.unsqueeze(2), log_std.unsqueeze(2)
         raw = mean + log_std.exp() * noise
         log_prob = _normal_log_prob(noise, log_std)
         if self.squash != "sample":
@@ -123,7 +125,7 @@ class Gaussian(MLP):
         return torch.tanh(raw), log_prob - _log_det_tanh(raw)
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """(R, B). A squashed policy's actions are kept 1e-6 away from the box's faces, where the density is infinite."""
+        """(R, B). A squashed policy keeps actions 1e-6 away from the faces, where its density is infinite."""
         mean, log_std = self.parameters(obs)
         squashed = self.squash == "sample"
         raw = torch.atanh(action.clamp(-1 + 1e-6, 1 - 1e-6)) if squashed else action

@@ -12,6 +12,7 @@ import copy
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal, Self
 
 import torch
@@ -109,7 +110,7 @@ class MLP(Network):
     ):
         sizes = [inputs, *hidden, outputs]
         shapes: list[Sequence[int]] = []
-        for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
             shapes += [(fan_in, fan_out), (1, fan_out)]
             if layer_norm and i < len(hidden):
                 shapes += [(1, fan_out), (1, fan_out)]

@@ -11,7 +11,7 @@ Departure: %BC keeps the fewest whole episodes that hold at least a fraction x o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from fenchel.algorithms.networks import Adam, Deterministic, stochastic_policy
 from fenchel.algorithms.sampler import Batch
 from fenchel.theory.objectives import policy
 from fenchel.theory.objectives.reduce import reduce
+
+if TYPE_CHECKING:
+    from fenchel.envs.dataset import OfflineDataset
 
 
 @dataclass
@@ -46,7 +49,7 @@ class BC(Learner):
         self.policy = make(self.rng, "policy", self.spec, self.config.hidden, **options)
         self.optimiser = Adam(self.policy, lr=self.h.lr, clip=self.config.clip_grad)
 
-    def select(self, data) -> Tensor | None:
+    def select(self, data: OfflineDataset) -> Tensor | None:
         if self.config.fraction == 1:
             return None
         return best_episodes(data, self.config.fraction)
@@ -61,12 +64,11 @@ class BC(Learner):
         return {"policy_loss": loss.detach()}
 
 
-def best_episodes(data, fraction: float) -> Tensor:
+def best_episodes(data: OfflineDataset, fraction: float) -> Tensor:
     """Rows of the episodes with the highest undiscounted returns, until they hold `fraction` of all rows."""
-    starts, ends = data.episode_starts.cpu(), data.episode_ends.cpu()
-    total = torch.cat([torch.zeros(1, dtype=torch.float64), data.reward.cpu().double().cumsum(0)])
-    order = torch.argsort(total[ends] - total[starts], descending=True, stable=True)
+    starts, ends = data.episode_starts, data.episode_ends
+    order = data.episode_returns().argsort(descending=True, stable=True)
     lengths = (ends - starts)[order]
     before = lengths.cumsum(0) - lengths
-    kept = order[before < fraction * lengths.sum()]
-    return torch.cat([torch.arange(int(starts[i]), int(ends[i])) for i in kept]).to(data.obs.device)
+    kept = order[before < fraction * len(data)]
+    return torch.cat([torch.arange(*span) for span in zip(starts[kept].tolist(), ends[kept].tolist(), strict=True)])

@@ -6,7 +6,8 @@ broadcasts to (..., B), such as (R, 1). Arguments named `*_target` are detached,
 
 from __future__ import annotations
 
-import torch
+import math
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -35,8 +36,7 @@ def weighted_nll(log_prob: Values, weight_target: Values) -> Values:
 
 def awr_weight(advantage: Values, *, inverse_temperature: Hyper, clip: float = 100.0) -> Values:
     """min(exp(inverse_temperature * advantage), clip), without overflow."""
-    top = torch.log(torch.tensor(clip, dtype=advantage.dtype, device=advantage.device))
-    return torch.minimum(inverse_temperature * advantage, top).exp()
+    return (inverse_temperature * advantage).clamp(max=math.log(clip)).exp()
 
 
 def awr(log_prob: Values, advantage_target: Values, *, inverse_temperature: Hyper, clip: float = 100.0) -> Values:

@@ -6,6 +6,7 @@ such as (R, 1). Arguments named `*_target` are detached, nothing else is.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -111,13 +112,11 @@ def cql_penalty(
     and the sum becomes the importance-weighted mean, a consistent estimate of the integral over actions.
     Minimiser of the penalty alone: softmax(q / temperature) is the law of the data's actions.
     """
-    temperature = torch.as_tensor(temperature, dtype=q_data.dtype, device=q_data.device)
-    exponent = q_sampled / temperature.unsqueeze(-1)
+    exponent = q_sampled / (temperature.unsqueeze(-1) if isinstance(temperature, Tensor) else temperature)
     if log_prob is None:
         total = exponent.logsumexp(-1)
     else:
-        count = torch.tensor(float(q_sampled.shape[-1]), dtype=q_data.dtype, device=q_data.device)
-        total = (exponent - log_prob).logsumexp(-1) - count.log()
+        total = (exponent - log_prob).logsumexp(-1) - math.log(q_sampled.shape[-1])
     return temperature * total - q_data
 
 
