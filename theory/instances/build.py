@@ -42,9 +42,7 @@ def from_outcomes(
         if mask[s].any():
             raise UserError(f"state {s} is terminal and has outcomes; valid is one of the two.")
         P[s, :, s], mask[s], gammas[s] = 1.0, True, 0.0
-    P[torch.arange(num_states)[:, None], torch.arange(num_actions), torch.arange(num_states)[:, None]] += (
-        ~mask
-    ).double()
+    P += (~mask)[..., None] * torch.eye(num_states, dtype=torch.float64)[:, None]
     mu0 = start if torch.is_tensor(start) else point(num_states, start)
     return TabularMDP(P, r if channels else r[0], mu0, gammas, None if mask.all() else mask)
 

@@ -83,7 +83,7 @@ def four_rooms(slip: float = 0.1, gamma: float = 0.95) -> TabularMDP:
 
 
 def cliff(slip: float = 0.0, gamma: float = 0.95) -> TabularMDP:
-    """Cliff walking (Sutton and Barto, example 6.6), with a cliff that ends the episode: -1 a step, -100 for falling."""
+    """Cliff walking (Sutton and Barto, example 6.6), whose cliff ends the episode: -1 a step, -100 for falling."""
     return grid(CLIFF, {"X": -99.0}, slip=slip, step_reward=-1.0, gamma=gamma)
 
 
