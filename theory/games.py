@@ -25,7 +25,7 @@ def _tolerance(t: Tensor) -> float:
 class MatrixGame:
     """A normal-form game of N players; batch dimensions lead."""
 
-    payoffs: Float[Tensor, "..."]
+    payoffs: Tensor
     num_players: int = 2
 
     def __post_init__(self) -> None:
@@ -78,12 +78,13 @@ class MarkovGame:
     P: Float[Tensor, "*b S A B S"]
     r: Float[Tensor, "*b S A B"]
     mu0: Float[Tensor, "*b S"]
-    discount: Tensor | float
+    discount: Tensor
 
-    def __post_init__(self) -> None:
-        if not torch.is_tensor(self.discount) or self.discount.ndim == 0:
-            gamma = torch.as_tensor(self.discount, dtype=self.P.dtype, device=self.P.device)
-            object.__setattr__(self, "discount", gamma.expand(self.P.shape[:-1]))
+    def __init__(self, P, r, mu0, discount):
+        if not torch.is_tensor(discount) or discount.ndim == 0:
+            discount = torch.as_tensor(discount, dtype=P.dtype, device=P.device).expand(P.shape[:-1])
+        for name, value in dict(P=P, r=r, mu0=mu0, discount=discount).items():
+            object.__setattr__(self, name, value)
         self.validate()
 
     @property

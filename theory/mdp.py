@@ -129,11 +129,8 @@ class TabularMDP:
             raise UserError(f"P must be (..., S, A, S), not {tuple(self.P.shape)}.")
         if self.P.shape[-2] == 0 or self.P.shape[-1] == 0:
             raise UserError(f"P must have at least one state and one action, not shape {tuple(self.P.shape)}.")
-        if (
-            self.r.shape[-2:] != shape[-2:]
-            or self.r.shape[: len(batch)] != batch
-            or self.r.ndim - self.P.ndim not in (0, -1)
-        ):
+        channels = self.r.shape[len(batch) : -2]
+        if self.r.shape != batch + channels + shape[-2:] or len(channels) > 1:
             raise UserError(f"r must be (..., S, A) or (..., K, S, A) to match P, not {tuple(self.r.shape)}.")
         if self.mu0.shape != batch + self.P.shape[-1:]:
             raise UserError(f"mu0 must be (..., S) to match P, not {tuple(self.mu0.shape)}.")
@@ -167,9 +164,9 @@ def validate_pairs(prob: Tensor, r: Tensor, discount: Tensor, mask: Tensor) -> N
     outside = ~((discount >= 0) & (discount <= 1))
     bad = (outside.any(-1) if discount.ndim == prob.ndim else outside) & mask
     if bad.any():
-        gamma = discount[bad].flatten()
-        gamma = gamma[~((gamma >= 0) & (gamma <= 1))][0].item()
-        raise UserError(f"discount is {gamma:g}, outside [0, 1], at {_first(bad)}.")
+        gammas = discount[bad].flatten()
+        worst = gammas[~((gammas >= 0) & (gammas <= 1))][0].item()
+        raise UserError(f"discount is {worst:g}, outside [0, 1], at {_first(bad)}.")
 
 
 def validate_start(mu0: Tensor) -> None:

@@ -128,7 +128,7 @@ class SparseMDP:
         if mdp.batch_shape or mdp.discount.ndim == mdp.P.ndim:
             raise UserError("a sparse MDP needs one problem, P (S, A, S), with discount () or (S, A).")
         K = max(1, int((mdp.P > 0).sum(-1).max()))
-        index = (mdp.P > 0).to(torch.int8).argsort(-1, descending=True, stable=True)[..., :K]
+        index = (mdp.P > 0).to(torch.int8).argsort(stable=True, dim=-1, descending=True)[..., :K]
         prob = mdp.P.gather(-1, index)
         return cls(index, prob, mdp.r, mdp.mu0, mdp.discount, mdp.action_mask, check=False)
 
