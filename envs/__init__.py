@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from fenchel.envs.task import Task
 
 # id -> "module:function" below fenchel.envs; the function is called as function(id, **options) and returns a Task
-ENVS: dict[str, str] = {}
+ENVS: dict[str, str] = {
+    "pendulum": "pendulum:env_task",
+}
 
 DATASETS: dict[str, str] = {
     "pointmaze-umaze": "pointmaze:task",
@@ -28,6 +30,23 @@ DATASETS: dict[str, str] = {
     "pointmaze-umaze-v0": "pointmaze:task",
     "pointmaze-medium-v0": "pointmaze:task",
     "pointmaze-large-v0": "pointmaze:task",
+    "pendulum-mixed": "pendulum:task",
+    "pendulum-expert": "pendulum:task",
+    "hopper-random": "mujoco:task",
+    "hopper-medium": "mujoco:task",
+    "hopper-medium-replay": "mujoco:task",
+    "hopper-medium-expert": "mujoco:task",
+    "hopper-expert": "mujoco:task",
+    "halfcheetah-random": "mujoco:task",
+    "halfcheetah-medium": "mujoco:task",
+    "halfcheetah-medium-replay": "mujoco:task",
+    "halfcheetah-medium-expert": "mujoco:task",
+    "halfcheetah-expert": "mujoco:task",
+    "walker2d-random": "mujoco:task",
+    "walker2d-medium": "mujoco:task",
+    "walker2d-medium-replay": "mujoco:task",
+    "walker2d-medium-expert": "mujoco:task",
+    "walker2d-expert": "mujoco:task",
 }
 
 FOREIGN: dict[str, str] = {

@@ -83,9 +83,7 @@ def continuity(data: OfflineDataset) -> list[Finding]:
         beside[1:] |= end[:-2]
         beside[:-1] |= end[1:-1]
         if _count(torn & beside) * 2 > _count(torn):
-            text = (
-                f"the episode flags are off by one: at {_count(torn)} rows the episode breaks one row beside its flag"
-            )
+            text = f"the episode flags are off by one: {_count(torn)} episodes break one row beside their flag"
             found.append(_finding("fault", "boundary", text, torn))
         else:
             text = f"{_count(torn)} rows inside an episode do not lead to the next row: episodes were stitched"

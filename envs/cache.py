@@ -62,7 +62,7 @@ def load(path: str | Path) -> OfflineDataset:
             facts = json.loads(file.metadata()["fenchel"])
             if not isinstance(facts, dict) or not _intact(path, str(facts.get("checksum"))):
                 raise damaged
-            columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            columns = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError):
         raise damaged from None
     if facts["format"] != FORMAT:
