@@ -52,6 +52,7 @@ class Divergence:
     f, f_prime, f_second: of w >= 0; +inf for w < 0 unless `signed`.
     score: f'(exp(log_w)) of log_w, in log space: the implicit reward of f-DPO, the pseudo-reward of f-DPG.
     slope: f'(inf), where the domain of f* ends.
+    lowest: f'(0), below which w* = 0.
     signed: f is finite for w < 0, so that `conjugate` and `conjugate_nonneg` differ.
     """
 
@@ -63,6 +64,7 @@ class Divergence:
     _conjugate: Function  # closed forms for y <= f'(W), over w >= 0
     _ratio: Function
     slope: float = math.inf
+    lowest: float = -math.inf
     signed: bool = False
     _steepest: Callable[[float], float] = lambda largest: math.inf  # f'(W), when the slope is infinite
     _signed_conjugate: Function | None = None
@@ -135,6 +137,7 @@ CHI2 = Divergence(
     score=lambda log_w: 2 * _expm1(log_w),
     _conjugate=lambda y: _parabola(y.clamp(min=-2)),
     _ratio=lambda y: (1 + y / 2).clamp(min=0),
+    lowest=-2.0,
     signed=True,
     _steepest=lambda largest: 2 * (largest - 1),
     _signed_conjugate=_parabola,
@@ -160,6 +163,7 @@ TV = Divergence(  # f_prime, score and ratio pick one subgradient: 0 at w = 1, w
     _conjugate=lambda y: y.clamp(min=-0.5),
     _ratio=lambda y: (y >= -0.5).to(y.dtype),
     slope=0.5,
+    lowest=-0.5,
     signed=True,
     _signed_conjugate=lambda y: torch.where(y.abs() <= 0.5, y, math.inf),
 )
@@ -226,6 +230,7 @@ def alpha(a: float) -> Divergence:
         _conjugate=conjugate,
         _ratio=ratio,
         slope=1 / (1 - a) if a < 1 else math.inf,
+        lowest=1 / (1 - a) if a > 1 else -math.inf,
         _steepest=lambda largest: math.expm1((a - 1) * math.log(largest)) / (a - 1),
     )
 

@@ -11,7 +11,7 @@ Arguments named `*_target` are detached, nothing else is. `divergence` is a name
 | XQL, EQL; SQL (IVR) | `dual_v` with kl; with chi2: its loss times 2 / temperature is SQL's up to a constant |
 | ODICE [72] | `odice_value` on `forward_residual` and `backward_residual`, gradients joined by `orthogonal` |
 | OptiDICE; DemoDICE | `normalised_dual`; with kl, or `donsker_varadhan` |
-| SMODICE; dual-Q, DualDICE; IQ-Learn | `residual_dual` + (1 - gamma) v(s0): log-ratio as reward; v = Q(s, pi); reward 0 |
+| SMODICE; dual-Q, DualDICE; IQ-Learn | `residual_dual` + (1 - gamma) v(s0): log-ratio as reward; v = Q(s, pi); r = 0 |
 | ReCOIL [2], SMORe [154] | `mixture_dual`; the released least-squares form is `ls_iq` |
 | DualDICE, GenDICE as saddle | `saddle_value` against `saddle_ratio` |
 """
@@ -123,9 +123,10 @@ def residual_dual(
 ) -> Values:
     """T f*(e / T), the conjugate of T E f(w) at the Bellman residual e; nonneg=False drops w >= 0.
 
-    Added to (1 - gamma) v(s0), with e = r + gamma v(s') - v(s), its minimum over v is the largest E_d r - T D_f(d || d_D)
-    over occupancies d (with nonneg=False, over signed flows), and w*(e / T) = d / d_D. Without w >= 0 a chi2 loss rises
-    for very negative residuals, as released SMODICE does. (AlgaeDICE, Nachum 2019; OptiDICE, Lee 2021.)
+    Added to (1 - gamma) v(s0), with e = r + gamma v(s') - v(s), its minimum over v is the largest
+    E_d r - T D_f(d || d_D) over occupancies d (with nonneg=False, over signed flows), and w*(e / T) = d / d_D.
+    Without w >= 0 a chi2 loss rises for very negative residuals, as released SMODICE does. (AlgaeDICE, Nachum 2019;
+    OptiDICE, Lee 2021.)
     """
     d = get_divergence(divergence)
     y = residual / temperature
@@ -170,7 +171,7 @@ def mixture_dual(
 
 
 def ls_iq(q_expert: Values, q_offline: Values, backup_target: Values, *, ceiling: Hyper) -> Values:
-    """((Q_expert - ceiling)^2 + (Q_offline - y)^2) / 2, the released critic of ReCOIL: ceiling 200, y = -2 + gamma v(s').
+    """((Q_expert - ceiling)^2 + (Q_offline - y)^2) / 2, released with ReCOIL: ceiling 200, y = -2 + gamma v(s').
 
     Minimiser: (p_expert ceiling + p_offline E[y]) / (p_expert + p_offline). (LS-IQ, Al-Hafez 2023.)
     """
@@ -215,9 +216,7 @@ def orthogonal(backward: Sequence[Tensor], forward: Sequence[Tensor]) -> list[Te
     """
 
     def dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-        return sum(
-            ((a * b).flatten(1).sum(1) for a, b in zip(first, second, strict=True)), start=forward[0].new_zeros(())
-        )
+        return torch.stack([(a * b).flatten(1).sum(1) for a, b in zip(first, second, strict=True)]).sum(0)
 
     norm = dot(forward, forward)
     share = dot(forward, backward) / torch.where(norm > 0, norm, 1)
