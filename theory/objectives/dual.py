@@ -114,7 +114,7 @@ def ivl(value: Values, q_target: Values, advantage_target: Values, *, expectile:
 
     Minimiser given A: the mean of q with those weights. (HIQL, Park 2023, eq. 4; OGBench GCIVL.)
     """
-    weight = torch.where(advantage_target.detach() < 0, 1 - expectile, expectile)
+    weight = ((advantage_target.detach() < 0).to(value.dtype) - expectile).abs()
     return weight * (q_target.detach() - value).square()
 
 

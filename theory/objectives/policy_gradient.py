@@ -72,10 +72,7 @@ def cispo(log_ratio: Values, log_prob: Values, advantage_target: Values, *, high
 
 
 def truncated_ratio(log_ratio: Values, *, cap: Hyper) -> Values:
-    """min(exp(log_ratio), cap):
-
-    the weight of truncated importance sampling; biased only where the ratio exceeds cap.
-    """
+    """min(exp(log_ratio), cap): truncated importance sampling, biased only where the ratio exceeds cap."""
     return log_ratio.clamp(max=torch.as_tensor(cap, dtype=log_ratio.dtype, device=log_ratio.device).log()).exp()
 
 

@@ -48,13 +48,13 @@ def expectile(value: Values, q_target: Values, *, expectile: Hyper) -> Values:
     maximum. (IQL, Kostrikov 2021, eq. 5.)
     """
     error = q_target.detach() - value
-    return torch.where(error < 0, 1 - expectile, expectile) * error.square()
+    return ((error < 0).to(error.dtype) - expectile).abs() * error.square()
 
 
 def quantile(value: Values, q_target: Values, *, level: Hyper) -> Values:
     """|level - 1(u < 0)| |u|, u = q_target - value. Minimiser: the quantile of q. (Koenker and Bassett 1978.)"""
     error = q_target.detach() - value
-    return torch.where(error < 0, level - 1, level) * error
+    return (level - (error < 0).to(error.dtype)) * error
 
 
 def quantile_huber(quantiles: Atoms, atoms_target: Float[Tensor, "*batch other"], *, delta: Hyper = 1.0) -> Values:
