@@ -123,7 +123,9 @@ def _longest_time(unit: Backup, limit: int = 1000) -> Float[Tensor, "B S"]:
         if not better.any():
             return h
         actions = torch.where(better, greedy, actions)
-    raise UserError("discount is 1 along a cycle that some policy never leaves; valid are discounts below 1, or 1 where every policy terminates.")  # noqa: E501
+    raise UserError(
+        "discount is 1 along a cycle that some policy never leaves; valid are discounts below 1, or 1 where every policy terminates."
+    )  # noqa: E501
 
 
 @dataclass(frozen=True)
