@@ -91,6 +91,17 @@ CLAIMS: dict[str, str] = {
     "credit.budget": "credit:BUDGET",
     "credit.anchor": "credit:ANCHOR",
     # C. token trees and deterministic MDPs
+    "token_trees.random_policy": "token_trees:RANDOM_POLICY",
+    "token_trees.random_policy_stochastic": "token_trees:RANDOM_POLICY_STOCHASTIC",
+    "token_trees.iterated": "token_trees:ITERATED",
+    "token_trees.token_tilt": "token_trees:TOKEN_TILT",
+    "token_trees.trajectory_balance": "token_trees:TRAJECTORY_BALANCE",
+    "token_trees.denoising": "token_trees:DENOISING",
+    "token_trees.robustness": "token_trees:ROBUSTNESS",
+    "token_trees.any_order": "token_trees:ANY_ORDER",
+    "combinatorial.quotient": "combinatorial:QUOTIENT",
+    "combinatorial.plackett_luce": "combinatorial:PLACKETT_LUCE",
+    "combinatorial.population_winner": "combinatorial:POPULATION_WINNER",
     # D. optimisation in MDPs
     "policy_improvement.difference": "policy_improvement:DIFFERENCE",
     "policy_improvement.trust_region": "policy_improvement:TRUST_REGION",
