@@ -5,7 +5,7 @@ in float16 with observation normalisation folded in. Actions are sampled with th
 
     random         uniform actions
     medium         the first snapshot above a third of the best one's return
-    expert         the best snapshot
+    expert         the best snapshot, with a third of its standard deviation
     medium-expert  half of each
     medium-replay  equal shares of all snapshots up to medium: a stated mixture, not a literal replay buffer
 
@@ -34,6 +34,7 @@ from fenchel.errors import UserError
 VERSION = 1
 ROBOTS = {"hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5", "walker2d": "Walker2d-v5"}
 COPIES = 20
+EXPERT_NOISE = 1 / 3
 ACTORS = Path(__file__).resolve().parent / "actors"
 
 
@@ -71,14 +72,16 @@ class Actor:
     """Several snapshots at once: the copies stand in equal groups, group k is driven by member k.
 
     PPO: tanh MLP, normal action with one log std, clipped to [-1, 1]. SAC: relu MLP, tanh of a normal.
-    noise scales the standard deviation; 0 is the deterministic policy.
+    noise scales the standard deviation, 0 is the deterministic policy; None: 1, and EXPERT_NOISE for the expert.
     """
 
-    def __init__(self, robot: str, chosen: list[int], n: int, seed: int = 0, noise: float = 1.0):
-        self.algorithm, _, tensors = snapshots(robot)
+    def __init__(self, robot: str, chosen: list[int], n: int, seed: int = 0, noise: float | None = None):
+        self.algorithm, rows, tensors = snapshots(robot)
+        scales = [EXPERT_NOISE if rows[k]["role"] == "expert" else 1.0 for k in chosen]
+        self.noise = torch.tensor(scales if noise is None else [noise] * len(chosen))[:, None, None]
         self.p = {name: torch.stack([tensors[k][name] for k in chosen]) for name in tensors[0]}
         self.layers = sum(name.startswith("w") and name[1:].isdigit() for name in self.p)
-        self.groups, self.streams, self.noise, self.t = len(chosen), copy_streams(seed, n), noise, 0
+        self.groups, self.streams, self.t = len(chosen), copy_streams(seed, n), 0
 
     def __call__(self, obs: Tensor) -> Tensor:
         x = obs.reshape(self.groups, -1, obs.shape[-1])

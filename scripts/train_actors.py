@@ -5,7 +5,8 @@
 
 `train` writes one `.npz` per evaluation into OUT; `select` keeps about ten of them as float16 tensors in
 `envs/actors/<robot>.safetensors`: the best (expert), the first above a third of it (medium), and a spread of
-the others. Observation normalisation is folded into the first layer, so that a snapshot is a plain MLP.
+the others; then it collects the robot's data sets and rewrites its rows of `docs/datasets.md`. Observation
+normalisation is folded into the first layer, so that a snapshot is a plain MLP.
 
 Hopper and Walker2d use PPO with normalised observations (minutes); HalfCheetah uses SAC (hours).
 """
@@ -118,6 +119,9 @@ def select(robot: str, out: Path) -> None:
     """Best, the first above a third of it, and an even spread (by return) of the rest, in order of training."""
     from safetensors.numpy import save_file
 
+    from fenchel.envs import DATASETS
+    from fenchel.envs.statistics import write as write_statistics
+
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     rows = [r for r in rows if (out / f"{r['steps']:08d}.npz").exists()]
     best = max(range(len(rows)), key=lambda i: rows[i]["return"])
@@ -134,7 +138,9 @@ def select(robot: str, out: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     meta = {"robot": robot, "algorithm": ALGO[robot], "env": ENVS[robot], "snapshots": json.dumps(manifest)}
     save_file(tensors, target / f"{robot}.safetensors", metadata=meta)
+    (target / f"{robot}.safetensors").chmod(0o644)
     print(json.dumps(manifest, indent=1))
+    write_statistics([id for id in DATASETS if id.startswith(f"{robot}-")])
 
 
 def main() -> None:
