@@ -1,10 +1,15 @@
-"""Named problems. Random constructors take an `Rng` and a batch size first and return batches; the others take
-keywords only and return one problem. `INSTANCES` lists all of them.
+"""Named problems. Random constructors take an `Rng` first (batches then take n) and the others keywords only.
+
+`garnet`, `four_rooms`, ... can be imported from here; `INSTANCES` lists all of them, `instance(name)` finds one.
 """
 
-from fenchel.theory.instances.chains import chain, combination_lock, delayed_choice, river_swim, two_state
-from fenchel.theory.instances.generated import dense, garnet, garnet_sparse, ring, ring_sparse, tree
-from fenchel.theory.instances.grids import cliff, four_rooms, grid, stitching_maze
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from fenchel.errors import unknown
 
 # name -> "module:function" below fenchel.theory.instances
 INSTANCES: dict[str, str] = {
@@ -22,23 +27,40 @@ INSTANCES: dict[str, str] = {
     "four_rooms": "grids:four_rooms",
     "cliff": "grids:cliff",
     "stitching_maze": "grids:stitching_maze",
+    "bandit": "counterexamples:bandit",
+    "lottery": "counterexamples:lottery",
+    "random_policy_trap": "counterexamples:random_policy_trap",
+    "flow_breaks_tilt": "counterexamples:flow_breaks_tilt",
+    "late_danger": "counterexamples:late_danger",
+    "xor_task": "counterexamples:xor_task",
+    "concave_front": "counterexamples:concave_front",
+    "baird": "counterexamples:baird",
+    "doubling": "counterexamples:doubling",
+    "constrained_garnet": "constrained:constrained_garnet",
+    "two_routes": "constrained:two_routes",
+    "hazard_rooms": "constrained:hazard_rooms",
+    "multi_objective_garnet": "multi_objective:multi_objective_garnet",
+    "deep_sea_treasure": "multi_objective:deep_sea_treasure",
+    "resource_gathering": "multi_objective:resource_gathering",
+    "rock_paper_scissors": "matrix:rock_paper_scissors",
+    "condorcet": "matrix:condorcet",
+    "prisoners_dilemma": "matrix:prisoners_dilemma",
+    "chicken": "matrix:chicken",
+    "random_matrix_game": "matrix:random_matrix_game",
+    "random_preference_game": "matrix:random_preference_game",
+    "random_markov_game": "matrix:random_markov_game",
 }
 
-__all__ = [
-    "INSTANCES",
-    "chain",
-    "cliff",
-    "combination_lock",
-    "delayed_choice",
-    "dense",
-    "four_rooms",
-    "garnet",
-    "garnet_sparse",
-    "grid",
-    "ring",
-    "ring_sparse",
-    "river_swim",
-    "stitching_maze",
-    "tree",
-    "two_state",
-]
+
+def instance(name: str) -> Callable[..., Any]:
+    """The constructor of this name. Raises UserError for a name that is not in the table."""
+    if name not in INSTANCES:
+        raise unknown("instance", name, INSTANCES)
+    module, function = INSTANCES[name].split(":")
+    return getattr(import_module(f"{__name__}.{module}"), function)
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    if name in INSTANCES:
+        return instance(name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")
