@@ -21,6 +21,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def denormals():
+    """A learner flushes denormal numbers in the whole process; other tests, and hypothesis, want them back."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return

@@ -120,8 +120,10 @@ def _parse(parser: OverridesParser, word: str) -> Override:
     try:
         parsed = parser.parse_override(word)
     except HydraException:
-        form = "write key=value" if "=" not in word else "quote special characters, as in key='\"a b\"'"
+        form = "write key=value" if not all(word.partition("=")) else "quote special characters, as in key='\"a b\"'"
         raise UserError(f"'{word}' is not understood; {form}.") from None
+    if not parsed.key_or_group:
+        raise UserError(f"'{word}' is not understood; write key=value.")
     if parsed.is_delete():
         raise UserError(f"'{word}' deletes a key, but every key is needed; write key=value.")
     if parsed.package is not None:

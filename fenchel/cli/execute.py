@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 import traceback
@@ -9,7 +10,7 @@ from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -54,14 +55,13 @@ def prepare(plan: Plan) -> Prepared:
 
 
 def make_task(env: str, options: dict[str, Any]) -> Any:
-    """`envs.make` with options of the declared types; what foreign or user code raises becomes one sentence."""
-    from fenchel.envs import check_options, factory
+    """`envs.make`, options having the type of their default; what foreign or user code raises becomes one sentence."""
+    from fenchel import envs
 
     try:
-        function = factory(env)
-        check_options(env, function, options)
-        hints = get_type_hints(function)
-        return function(env, **{k: typed.check(f"task.{k}", v, hints.get(k, Any)) for k, v in options.items()})
+        defaults = envs.options(env)
+        hints = {k: Any if v in (None, inspect.Parameter.empty) else type(v) for k, v in defaults.items()}
+        return envs.make(env, **{k: typed.check(f"task.{k}", v, hints.get(k, Any)) for k, v in options.items()})
     except UserError:
         raise
     except Exception as error:
@@ -111,7 +111,7 @@ def _train(plan: Plan, prepared: Prepared, folder: RunFolder, quiet: bool) -> di
         result["status"] = "failed"
         write_summary(path, plan, prepared.data_hash, result, error=failure)
         message = (
-            f"Failed at step {result['steps']}: {failure}; the last finite checkpoint is in {path / 'checkpoints'}."
+            f"Failed at step {result['steps']}: {failure}; the last finite checkpoint is kept in {path}/checkpoints."
         )
         return {"code": 3, "message": message, "folder": str(path)}
     if result["status"] == "interrupted":

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -41,12 +42,11 @@ class Bar:
         if kind == "warning":
             self.console.print(f"warning: {record['message']}", markup=False)
         if kind == "log":
-            losses = [f"{name} {average(values):.3g}" for name, values in list(record["losses"].items())[:3]]
+            losses = [f"{name} {brief(values, '.3g')}" for name, values in list(record["losses"].items())[:3]]
             self.text["losses"], self.text["rate"] = " ".join(losses), f"{record['updates_per_second']:.0f}/s"
         if kind == "eval":
-            name = "normalized_score" if average(record.get("normalized_score", [])) is not None else "return_mean"
-            value = average(record[name])
-            self.text["score"] = f"{'score' if name == 'normalized_score' else 'return'} {value or 0:.1f}"
+            label, name = ("score", "normalized_score") if "normalized_score" in record else ("return", "return_mean")
+            self.text["score"] = f"{label} {brief(record[name], '.1f')}"
         if "step" in record:
             text = "  ".join(part for part in self.text.values() if part)
             self.bar.update(self.task, completed=record["step"], text=text)
@@ -55,10 +55,11 @@ class Bar:
         self.bar.stop()
 
 
-def average(values: Any) -> float | None:
-    """Mean of the finite numbers; None when there is none."""
-    numbers = [float(v) for v in (values if isinstance(values, Sequence) else [values]) if v is not None and v == v]
-    return sum(numbers) / len(numbers) if numbers else None
+def brief(values: Sequence[Any], form: str) -> str:
+    """The mean over finite replicas (and objectives); "-" when there is none."""
+    numbers = np.array(values, float)
+    numbers = numbers[np.isfinite(numbers)]
+    return format(numbers.mean(), form) if numbers.size else "-"
 
 
 class TensorBoard:

@@ -1,0 +1,110 @@
+"""Every message of the command line: (line, exit status, sentence). One table; nothing is written by any of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from fenchel.cli.run import main
+
+ALGOS = "bc, cql, iql, td3_bc"
+
+MESSAGES = [
+    # what is not a line
+    ("env", "'env' is not understood; write key=value."),
+    ("=3", "'=3' is not understood; write key=value."),
+    ("env=[", "'env=[' is not understood; quote special characters, as in key='\"a b\"'."),
+    ("~env", "'~env' deletes a key, but every key is needed; write key=value."),
+    ("algo@x=bc", "'algo@x=bc' names a package, but keys have one place only; write key=value."),
+    ("--lst", "--lst is not a flag; valid are -m, --multirun, --list, --explain, --cfg, -h, --help. "
+     "Did you mean '--list'?"),
+    # keys
+    ("sed=3", "sed is not a key; valid are algo, *. Did you mean 'seed'?"),
+    ("foo.bar=3", "foo.bar is not a key; only task.<option> and algo.<option> have parts."),
+    ("alog.lr=3", "alog.lr is not a key; only task.<option> and algo.<option> have parts. Did you mean 'algo'?"),
+    ("algo.lr.x=3", "algo.lr.x has too many parts; write algo.<option>=value."),
+    ("task=3", "task has options; write task.<option>=value."),
+    ("hydra.verbose=true", "hydra.verbose belongs to sweeps; add -m."),
+    ("hydra/launcher=joblib", "hydra/launcher belongs to sweeps; add -m."),
+    # names
+    ("algo=iqll", f"algo=iqll is unknown; valid are *{ALGOS[4:]}. Did you mean 'iql'?"),
+    ("algo=null", "algo=null is unknown; valid are *."),
+    ("algo=[bc]", "algo=[bc] is unknown; valid are *. Did you mean 'bc'?"),
+    ("algo=bc,iql", "algo=bc,iql names several values of algo; add -m to run one job per value."),
+    ("seed=1,2", "seed=1,2 names several values of seed; add -m to run one job per value."),
+    ("env=pointmaze-umase", "env=pointmaze-umase is unknown; see --list envs, or use a foreign id (*). Did you mean "
+     "'pointmaze-umaze'?"),
+    ("env=no_such_module:make", "env=no_such_module:make: module no_such_module cannot be found from *."),
+    ("env=json:nope", "env=json:nope: module json has no function nope."),
+    ("env=json:dumps", "env=json:dumps cannot be made: *."),
+    ("env=d4rl:/no/such/file.hdf5", "*/no/such/file.hdf5*."),
+    ("env=${nope}", "Interpolation key 'nope' not found."),
+    ("env=null", "env=null is not valid; valid is text."),
+    ("env={a:1}", "env={'a': 1} is not valid; valid is text."),
+    ("preset=smal", "preset=smal is unknown; valid are *small*. Did you mean 'small'?"),
+    # values
+    ("algo.expectil=0.7", "algo.expectil is not an option; valid are batch_size, *. Did you mean 'expectile'?"),
+    ("algo._key_=bc", "algo._key_ is not an option; valid are *."),
+    ("algo.expectile=high", "algo.expectile=high is not valid; valid is a number or a list of numbers."),
+    ("algo.expectile=1.5", "algo.expectile=1.5 is out of range; valid is a number from 0 to 1."),
+    ("algo.expectile=[0.7,1.5]", "algo.expectile=[0.7,1.5] is out of range; valid is a number from 0 to 1."),
+    ("algo.expectile=[]", "algo.expectile=[] is not valid; valid is a number or a list of numbers."),
+    ("algo.expectile=nan", "algo.expectile=nan is not valid; valid is a number or a list of numbers."),
+    ("algo.batch_size=[8,16]", "algo.batch_size=[8,16] is a list, but algo.batch_size cannot differ between replicas; "
+     "valid is a whole number, and -m runs one job per value."),
+    ("algo.batch_size=2.5", "algo.batch_size=2.5 is not valid; valid is a whole number."),
+    ("algo.batch_size=0", "algo.batch_size=0 is out of range; valid is 1 or more."),
+    ("algo.hidden=64", "algo.hidden=64 is not valid; valid is a list of whole numbers."),
+    ("algo.layer_norm=1", "algo.layer_norm=1 is not valid; valid is true or false."),
+    ("steps=many", "steps=many is not valid; valid is a whole number."),
+    ("steps=-1", "steps=-1 is out of range; valid is 0 or more."),
+    ("steps=1e400", "steps=inf is not valid; valid is a whole number."),
+    ("eval_every=0", "eval_every=0 is out of range; valid is 1 or more."),
+    ("resume=maybe", "resume=maybe is not valid; valid is true or false."),
+    ("log=tensorbord", "log=tensorbord is unknown; valid are tensorboard, wandb. Did you mean 'tensorboard'?"),
+    ("device=tpu", "device=tpu is not here; valid are auto, cpu*."),
+    ("seed=0:0", "seed=0:0 is not valid; valid is a whole number, a range such as 0:4 of at most 4096 seeds, or a list "
+     "such as [0,1,2]."),
+    ("seed=a", "seed=a is not valid; valid is a whole number, a range such as 0:4 of at most 4096 seeds, or *."),
+    ("seed=0:1000000", "seed=0:1000000 is not valid; *"),
+    ("seed=-1", "seed=[-1] is not valid; seeds are different whole numbers from 0 on."),
+    ("seed=[1,1]", "seed=[1,1] is not valid; seeds are different whole numbers from 0 on."),
+    ("seed=[]", "seed=[] is not valid; valid is a whole number or text or a list of whole numbers."),
+    ("seed=0:1000 algo.expectile=[.1,.2,.3,.4,.5]", "seed and the lists of algo.* ask for 5000 replicas; valid are at "
+     "most 4096."),
+    ("task.transition=5", "task.transition is not an option of env=pointmaze-umaze; valid are task.*. Did you mean "
+     "'transitions'?"),
+    ("task.transitions=few", "task.transitions=few is not valid; valid is *."),
+    # combinations
+    ("env=gym:CartPole-v1", "env=gym:CartPole-v1 has no data set, but algo=iql learns from one; see --list envs."),
+    ("env=gym:NoSuchEnv-v0", "*NoSuchEnv*"),
+    # what asks
+    ("--list algo", "--list=algo is unknown; valid are algos, envs, papers, recipes. Did you mean 'algos'?"),
+    ("--list", "--list= is unknown; valid are algos, envs, papers, recipes."),
+    ("--explain iqll", "algo=iqll is unknown; valid are *. Did you mean 'iql'?"),
+]  # fmt: skip
+
+
+def matches(pattern: str, text: str) -> bool:
+    """`*` stands for anything; everything else is literal."""
+    rest = text
+    first, *parts = pattern.split("*")
+    if not rest.startswith(first):
+        return False
+    rest = rest[len(first) :]
+    for part in parts:
+        at = rest.find(part) if part else len(rest)
+        if at < 0:
+            return False
+        rest = rest[at + len(part) :]
+    return rest == ""
+
+
+@pytest.mark.parametrize(("line", "sentence"), MESSAGES, ids=[line for line, _ in MESSAGES])
+def test_refused_with_one_sentence_before_anything_is_written(line, sentence, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert matches(sentence, err.removesuffix("\n")), err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
