@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
 from fenchel.algorithms.networks.network import Network
+
+# leaves and their gradients are strided alike, one row per replica; autograd expects dense ones and says so once
+warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 FUSED = ("cpu", "cuda")  # devices whose torch has `_fused_adam_` since 2.8
@@ -23,6 +28,7 @@ class Adam:
         self.replicas = networks[0].replicas
         self.moments = [(torch.zeros_like(net.flat), torch.zeros_like(net.flat)) for net in networks]
         self.count = torch.zeros((), device=networks[0].flat.device)
+        self.ones = networks[0].flat.new_ones(self.replicas)
         self.grads = [net.grad for net in networks]
         self.lr = lr.flatten().tolist() if isinstance(lr, Tensor) else [lr] * self.replicas
         self.freeze(set())
@@ -38,10 +44,10 @@ class Adam:
             pieces = buffers if whole else [tuple(b[i] for b in row) for row in buffers for i in rows]
             self.groups.append((lr, *(list(column) for column in zip(*pieces, strict=True))))
 
-    def step(self, loss: Tensor) -> None:
-        """One update from loss (R,); the gradient of its sum is each replica's own."""
+    def step(self, *losses: Tensor) -> None:
+        """One update of the sum of `losses`, each (R,); summed over replicas, its gradient is each replica's own."""
         torch._foreach_zero_(self.grads)
-        loss.sum().backward()
+        torch.autograd.backward(losses, [self.ones] * len(losses))
         self.apply()
 
     def apply(self) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fenchel.algorithms.networks.network import MLP
@@ -129,7 +128,7 @@ class Gaussian(MLP):
         mean, log_std = self.parameters(obs)
         squashed = self.squash == "sample"
         raw = torch.atanh(action.clamp(-1 + 1e-6, 1 - 1e-6)) if squashed else action
-        log_prob = _normal_log_prob((raw - mean) * torch.exp(-log_std), log_std)
+        log_prob = _normal_log_prob((raw - mean) / log_std.exp(), log_std)
         return log_prob - _log_det_tanh(raw) if squashed else log_prob
 
     def entropy(self, obs: Tensor) -> Tensor:
@@ -189,9 +188,11 @@ def stochastic_policy(rng: Streams, name: str, spec: Spec, hidden: Sequence[int]
 
 def _normal_log_prob(z: Tensor, log_std: Tensor) -> Tensor:
     """log density of mean + std z, summed over the last axis."""
-    return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+    return -(0.5 * z.square() + (log_std + 0.5 * math.log(2 * math.pi))).sum(-1)
 
 
 def _log_det_tanh(raw: Tensor) -> Tensor:
-    """sum log(1 - tanh(raw)^2), without cancellation."""
-    return (2 * (math.log(2) - raw - F.softplus(-2 * raw))).sum(-1)
+    """sum log(1 - tanh(raw)^2), without cancellation. From exp and log1p, whose kernels treat every element alike;
+    softplus computes the last elements of a tensor by another formula, so that bits would depend on R."""
+    size = raw.abs()
+    return (2 * (math.log(2) - size - torch.log1p(torch.exp(-2 * size)))).sum(-1)

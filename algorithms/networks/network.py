@@ -3,7 +3,9 @@
 Replica i computes the same bits whatever R is. That rests on three things here: the numbers of one member fill a row
 whose length is a multiple of 64, so that element-wise kernels split every row alike; a single matrix product with an
 axis of length one is sent as a batch of two, because it would otherwise be computed by another routine (gemv); and
-initial values are drawn per replica from named streams.
+initial values are drawn per replica from named streams. Whoever adds a function of (R, B, ...) tensors: fused
+transcendental kernels (softplus, gelu, sigmoid, logaddexp) compute a tensor's last elements differently; exp, log1p,
+tanh and erf do not.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from torch import Tensor
 from fenchel.theory.rng import Streams
 
 PAD = 64
-ACTIVATIONS = {"relu": torch.relu_, "tanh": torch.tanh, "gelu": F.gelu}
+ACTIVATIONS = {"relu": torch.relu_, "tanh": torch.tanh}
 
 
 class Network:
@@ -102,7 +104,7 @@ class MLP(Network):
         *,
         members: int | None = None,
         layer_norm: bool = False,
-        activation: Literal["relu", "tanh", "gelu"] = "relu",
+        activation: Literal["relu", "tanh"] = "relu",
         init: Literal["uniform", "orthogonal"] = "uniform",
         last_gain: float = 1.0,
         extra: Sequence[Sequence[int]] = (),
@@ -148,7 +150,7 @@ class MLP(Network):
             if layer < self.depth:
                 if self.layer_norm:
                     scale, shift = next(weights), next(weights)
-                    x = torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), scale)
+                    x = F.layer_norm(x, x.shape[-1:]) * scale + shift
                 x = self.activation(x)
         return x.unflatten(0, (self.replicas, self.members)) if self.ensemble else x
 

@@ -9,8 +9,10 @@ Box: the sum over actions is estimated from uniform ones and from pi(s) and pi(s
 (appendix F); a' ~ pi(s') under the smaller target, without an entropy term, as in the authors' code.
 Discrete: the sum is exact, a' is the greedy action of the online critics (double Q-learning), and pi is greedy.
 
-Departures: no Lagrangian for alpha, which the authors use on AntMaze; no behaviour cloning of the policy at the start.
-The squared error has no factor 1/2, as in the authors' code: their alpha is twice the alpha of eq. 4.
+Options are those of the authors' README for locomotion (alpha 5 or 10, policy_lr 1e-4, CQL(H) by importance weights).
+Departures: no Lagrangian for alpha, which they use on AntMaze; no behaviour cloning of the policy in the first 40,000
+updates, which their code says makes little difference; the temperature's update follows the policy's instead of
+preceding it. The squared error has no factor 1/2, as in their code: their alpha is twice the alpha of eq. 4.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ class CQL(Learner):
         q, all_q, log_prob = self.discrete_q(batch) if self.spec.discrete else self.box_q(batch)
         error = reduce(value.td(q, self.backup(batch).unsqueeze(1)).sum(1))
         penalty = value.cql_penalty(all_q, q, log_prob=log_prob).sum(1)
-        self.critic_optimiser.step(error + reduce(self.h.alpha * penalty))
+        self.critic_optimiser.step(error, reduce(self.h.alpha * penalty))
         self.target.track(self.critic, self.h.tau)
         return losses | {"critic_loss": error.detach(), "penalty": reduce(penalty).detach()}
 
@@ -83,7 +85,7 @@ class CQL(Learner):
         temperature = log_temperature.detach().exp()
         policy_loss = reduce(policy.sac_actor(log_prob, q, temperature=temperature))
         entropy_loss = policy.sac_temperature(log_temperature, log_prob, target_entropy=-self.spec.action.dim)
-        self.policy_optimiser.step(policy_loss + reduce(entropy_loss))
+        self.policy_optimiser.step(policy_loss, reduce(entropy_loss))
         return {"policy_loss": policy_loss.detach(), "temperature": temperature.squeeze(1)}
 
     @torch.no_grad()

@@ -71,6 +71,6 @@ class IQL(Learner):
                 policy.awr(log_prob, q_target - v, inverse_temperature=h.temperature, clip=h.max_weight)
             ),
         }
-        self.optimiser.step(sum(losses.values()))
+        self.optimiser.step(*losses.values())
         self.target.track(self.critic, h.tau)
         return {name: loss.detach() for name, loss in losses.items()}
