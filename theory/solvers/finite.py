@@ -41,9 +41,7 @@ def solve_finite(
         mass = steps[0].mu0
         for step, policy in zip(steps, reversed(policies), strict=True):
             occupancies.append(mass[..., None] * policy)
-            mass = torch.einsum(
-                "...sa,...sat->...t", occupancies[-1], step.kernel.masked_fill(~step.mask[..., None], 0)
-            )
+            mass = flow(step, occupancies[-1])
 
         def stacked(parts: list[Tensor], axis: int) -> Tensor:
             return torch.stack(parts, axis).to(problem.dtype)
