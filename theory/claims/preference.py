@@ -252,12 +252,12 @@ EXO = Claim(
 
 
 def _f_dpo(p: Problem, matched: bool = True) -> ClaimReport:
-    fits = []
-    for name in ("reverse_kl", "js", "alpha:0.3"):
+    def fit(name: str) -> Tensor:
+        each = lambda w, l: loss.f_dpo(w, l, beta=wide(p["beta"]), divergence=name)  # noqa: E731, E741
         best = optimum(name if matched else "kl", p)
-        each = lambda w, l, name=name: loss.f_dpo(w, l, beta=wide(p["beta"]), divergence=name)  # noqa: E731, E741
-        fits.append(misfit(lambda x, each=each: population(p, each, log_ratio(p, x)), best, p["rivals"]))
-    return ClaimReport(worst(*fits), 1e-8)
+        return misfit(lambda x: population(p, each, log_ratio(p, x)), best, p["rivals"])
+
+    return ClaimReport(worst(*(fit(name) for name in ("reverse_kl", "js", "alpha:0.3"))), 1e-8)
 
 
 F_DPO = Claim(
