@@ -13,7 +13,7 @@ class Config:
     """transitions per update and replica"""
     gamma: float | list[float] = field(default=0.99, metadata={"range": (0, 1)})
     """discount factor"""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[int, ...] = field(default=(256, 256), metadata={"range": (1, None)})
     """widths of the hidden layers of every network"""
     layer_norm: bool = False
     """LayerNorm after every hidden layer's affine map"""
