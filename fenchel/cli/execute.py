@@ -7,7 +7,8 @@ import json
 import time
 import traceback
 from collections import defaultdict
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,16 @@ def prepare(plan: Plan) -> Prepared:
     task = make_task(plan.env, plan.task)
     if task.make_vec is None and (plan.train.eval_episodes or plan.train.final_episodes):
         raise UserError(f"env={plan.env} has no environment to evaluate in; add eval_episodes=0 final_episodes=0.")
-    learner = learner_class(plan.algo)(task.spec, plan.config, seeds=plan.seeds, device=plan.device)
+    with one_sentence(f"algo={plan.algo} cannot be built"):
+        learner = learner_class(plan.algo)(task.spec, plan.config, seeds=plan.seeds, device=plan.device)
     if learner.ONLINE:
         if task.make_vec is None:
             raise UserError(f"env={plan.env} is data without an environment, but algo={plan.algo} learns by acting.")
         return Prepared(task, learner, None)
     if task.dataset is None:
         raise UserError(f"env={plan.env} has no data set, but algo={plan.algo} learns from one; see --list envs.")
-    data = task.dataset()
+    with one_sentence(f"env={plan.env}: its data set cannot be had"):
+        data = task.dataset()
     for name in learner.NEEDS:
         if name not in data.extras:
             has = f"it has {', '.join(sorted(data.extras))}" if data.extras else "it has no extra columns"
@@ -55,18 +58,25 @@ def prepare(plan: Plan) -> Prepared:
 
 
 def make_task(env: str, options: dict[str, Any]) -> Any:
-    """`envs.make`, options having the type of their default; what foreign or user code raises becomes one sentence."""
+    """`envs.make`, every option having the type of its default."""
     from fenchel import envs
 
-    try:
+    with one_sentence(f"env={env} cannot be made"):
         defaults = envs.options(env)
         hints = {k: Any if v in (None, inspect.Parameter.empty) else type(v) for k, v in defaults.items()}
         return envs.make(env, **{k: typed.check(f"task.{k}", v, hints.get(k, Any)) for k, v in options.items()})
+
+
+@contextmanager
+def one_sentence(what: str) -> Iterator[None]:
+    """What foreign or user code raises, and sizes that no memory holds, become a UserError that says what failed."""
+    try:
+        yield
     except UserError:
         raise
     except Exception as error:
         text = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"env={env} cannot be made: {type(error).__name__}: {text}.") from error
+        raise UserError(f"{what}: {type(error).__name__}: {text}.") from error
 
 
 def execute(plan: Plan, prepared: Prepared, quiet: bool = False) -> dict[str, Any]:

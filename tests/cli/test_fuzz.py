@@ -8,14 +8,16 @@ from fenchel.cli import execute, run
 from fenchel.theory.rng import Rng
 
 KEYS = [
-    "env", "algo", "seed", "steps", "preset", "device", "out", "resume", "log", "eval_every", "normalize_obs", "threads",
+    "env", "algo", "seed", "steps", "preset", "device", "out", "resume", "log", "eval_every", "normalize_obs",
+    "threads",
     "algo.lr", "algo.expectile", "algo.hidden", "algo.batch_size", "algo.clip_grad", "task.transitions", "task.nope",
     "algo.nope", "hydra.run.dir", "hydra/launcher", "+env", "++steps", "~algo", "algo@pkg", "", "task", "env.x", "sead",
     "-m", "--cfg", "--list", "--explain", "--hlep", "-", "--",
 ]  # fmt: skip
 VALUES = [
     "pointmaze-umaze", "pointmaze-umase", "gym:CartPole-v1", "gym:", "minari:x", "d4rl:/no.hdf5", "os:getcwd", ":",
-    "a.b:c", "iql", "bc", "iqll", "0:4", "4:0", "0:99999999999999999999", "[0,1]", "[0,0]", "[]", "[", "]", "{", "{a:1}",
+    "a.b:c", "iql", "bc", "iqll", "0:4", "4:0", "0:99999999999999999999", "[0,1]", "[0,0]", "[]", "[", "]", "{",
+    "{a:1}",
     "{a:{b:[1,{}]}}", "1e5", "-1", "0", "nan", "inf", "1e400", "1_000", "0x10", "null", "true", "False", "small", "cpu",
     "cuda:99", "tensorboard", "''", "'a b'", '"', "${env}", "${nope}", "${oc.env:NOPE}", "${", "a,b", "range(1,3)",
     "choice(1,2)", "interval(0,1)", "sort(3,2)", "shuffle(1,2)", "glob(*)", "int(3.7)", "str(1)", "é∂", "\\", "a=b", "",

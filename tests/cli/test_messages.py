@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from fenchel.cli.run import main
@@ -77,6 +79,8 @@ MESSAGES = [
     # combinations
     ("env=gym:CartPole-v1", "env=gym:CartPole-v1 has no data set, but algo=iql learns from one; see --list envs."),
     ("env=gym:NoSuchEnv-v0", "*NoSuchEnv*"),
+    ("algo.hidden=[100000000,100000000]", "algo=iql cannot be built: *."),
+    ("algo.hidden=[64,0]", "algo.hidden=[64,0] is out of range; valid is 1 or more."),
     # what asks
     ("--list algo", "--list=algo is unknown; valid are algos, envs, papers, recipes. Did you mean 'algos'?"),
     ("--list", "--list= is unknown; valid are algos, envs, papers, recipes."),
@@ -86,17 +90,7 @@ MESSAGES = [
 
 def matches(pattern: str, text: str) -> bool:
     """`*` stands for anything; everything else is literal."""
-    rest = text
-    first, *parts = pattern.split("*")
-    if not rest.startswith(first):
-        return False
-    rest = rest[len(first) :]
-    for part in parts:
-        at = rest.find(part) if part else len(rest)
-        if at < 0:
-            return False
-        rest = rest[at + len(part) :]
-    return rest == ""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), text) is not None
 
 
 @pytest.mark.parametrize(("line", "sentence"), MESSAGES, ids=[line for line, _ in MESSAGES])
