@@ -151,7 +151,12 @@ def lengths(data: OfflineDataset) -> list[Finding]:
     longest = int(length.max()) if limit is None else int(limit)
     at_limit = (length == longest) & terminal
     k = _count(at_limit)
-    if k >= 2 and longest > 1 and k * 20 >= len(length):
+    if limit is None:  # undeclared: a spike at the greatest length, which no other length comes near
+        others = torch.bincount(length[length < longest], minlength=1)
+        suspicious = longest >= 10 and k >= 3 and k > 4 * int(others.max())
+    else:
+        suspicious = k >= 2 and longest > 1 and k * 20 >= len(length)
+    if suspicious:
         rows = data.episode_ends[at_limit] - 1
         level = "fault" if limit is not None else "warning"
         text = f"{k} of {len(length)} episodes end as terminal exactly after {longest} steps"

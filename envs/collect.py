@@ -49,7 +49,9 @@ def collect(
     """
     if transitions < 1:
         raise UserError(f"transitions={transitions} must be at least 1.")
+    facts = dict(meta or {})
     if isinstance(env, Task):
+        facts.setdefault("max_steps", env.max_steps)
         if env.make_vec is None:
             raise UserError(f"env={env.id} has no environment to collect from.")
         env = env.make_vec(min(copies, transitions), seed)
@@ -59,7 +61,6 @@ def collect(
     flat = {name: column.flatten(0, 1)[:transitions] for name, column in columns.items()}
     names = ("obs", "action", "reward", "terminal", "timeout", "next_obs")
     extras = {name: column for name, column in flat.items() if name not in names}
-    facts = dict(meta or {})
     if isinstance(env.spec.action, Box):
         facts.setdefault("action_range", (env.spec.action.low, env.spec.action.high))
     return OfflineDataset.from_arrays(**{k: flat[k] for k in names}, extras=extras, meta=facts, check=check)
