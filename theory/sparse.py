@@ -11,6 +11,7 @@ A million states with 8 actions and 5 successors take 0.65 GB in float64.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -85,7 +86,7 @@ class SparseMDP:
     def matrix(self) -> Tensor:
         """P as a torch CSR tensor (S A, S) over the same memory; rows may repeat a column, products sum them."""
         shape = (self.num_states * self.num_actions, self.num_states)
-        return torch.sparse_csr_tensor(*self.csr, size=shape, check_invariants=False)
+        return _csr_tensor(*self.csr, shape)
 
     def expected_next(self, V: Float[Tensor, "*c S"]) -> Float[Tensor, "*c S A"]:
         """P V: the mean of V at the successor of every pair."""
@@ -111,9 +112,7 @@ class SparseMDP:
         columns = self.index[rows, actions]
         starts = torch.arange(self.num_states + 1, dtype=torch.int32, device=self.device) * self.prob.shape[-1]
         shape = (self.num_states, self.num_states)
-        return torch.sparse_csr_tensor(
-            starts, columns.reshape(-1), values.reshape(-1), size=shape, check_invariants=False
-        )
+        return _csr_tensor(starts, columns.reshape(-1), values.reshape(-1), shape)
 
     # -- conversions ---------------------------------------------------------------------------------------------
     def to_tabular(self) -> TabularMDP:
@@ -152,6 +151,12 @@ class SparseMDP:
 
         parts = (self.index, self.prob, self.r, self.mu0, self.discount, self.action_mask)
         return SparseMDP(*map(move, parts), check=False)
+
+
+def _csr_tensor(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    with warnings.catch_warnings():  # "Sparse CSR tensor support is in beta state"
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.sparse_csr_tensor(starts, columns, values, size=shape, check_invariants=False)
 
 
 def _validate(index, prob, r, mu0, discount, action_mask) -> None:
