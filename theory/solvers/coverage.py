@@ -84,9 +84,7 @@ def _best_vectors(mdp: TabularMDP, weights: Tensor) -> tuple[Tensor, Tensor, Ten
     return V, policy, (policy_value(each, policy) * mdp.mu0).sum(-1)
 
 
-def solve_coverage(
-    problem: TabularMDP, *, method: str = "auto", tol: float = 1e-8, limit: int = 10_000
-) -> Solution:
+def solve_coverage(problem: TabularMDP, *, method: str = "auto", tol: float = 1e-8, limit: int = 10_000) -> Solution:
     """The minimal convex coverage set of J = mu0 . V over all policies; K >= 2 objectives, all maximised.
 
     policy (N, S, A): deterministic policies; extra["vectors"] (N, K), extra["weights"] (N, K) where each wins alone;

@@ -56,11 +56,11 @@ def check_nash(payoffs: Float[Tensor, "2 m n"], answer: Solution) -> dict[str, T
     }  # fmt: skip
 
 
-def welfare(payoffs: Float[Tensor, "N *a"], weights: Tensor | None) -> Float[Tensor, "*a"]:
+def welfare(payoffs: Float[Tensor, N * a], weights: Tensor | None) -> Float[Tensor, "*a"]:
     return payoffs.sum(0) if weights is None else torch.tensordot(weights.to(payoffs), payoffs, 1)
 
 
-def incentives(payoffs: Float[Tensor, "N *a"], coarse: bool) -> Float[Tensor, "c joint"]:
+def incentives(payoffs: Float[Tensor, N * a], coarse: bool) -> Float[Tensor, "c joint"]:
     """One row per constraint: what a deviation would gain at each joint action; an equilibrium averages each to <= 0.
 
     CE: player i, told a_i, plays b instead. CCE: player i plays b whatever the advice.

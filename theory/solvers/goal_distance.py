@@ -11,7 +11,7 @@ need a strict improvement around it, which sums to a contradiction).
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from fenchel.errors import UserError, unknown

@@ -1,9 +1,9 @@
 """Matrix games: zero-sum values, Nash and correlated equilibria, logit quantal response equilibria.
 
-    zero_sum  A (..., m, n): x picks a row and is paid A, y picks a column and pays it
-    nash      (2, m, n): payoffs of the row player and of the column player; every extreme equilibrium
-    ce, cce   (N, a_1, ..., a_N): payoffs of N players; the (coarse) correlated equilibrium of greatest welfare
-    qre       (..., 2, m, n) and a temperature: x = softmax(A y / temperature), y = softmax(x B / temperature)
+zero_sum  A (..., m, n): x picks a row and is paid A, y picks a column and pays it
+nash      (2, m, n): payoffs of the row player and of the column player; every extreme equilibrium
+correlated, coarse_correlated   (N, a_1, ..., a_N): payoffs of N players; the (coarse) correlated equilibrium of greatest welfare
+qre       (..., 2, m, n) and a temperature: x = softmax(A y / temperature), y = softmax(x B / temperature)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fenchel.errors import UserError, unknown
 from fenchel.theory.solvers import game_checks
-from fenchel.theory.solvers.solution import Certificate, Solution
+from fenchel.theory.solvers.solution import Solution
 
 KERNELS_UP_TO = 4  # min(m, n) for which enumerating the Shapley-Snow kernels beats one LP per game
 
@@ -145,7 +145,7 @@ def solve_nash(problem: Float[Tensor, "2 m n"], *, method: str = "auto", tol: fl
 
 
 def solve_correlated(
-    problem: Float[Tensor, "N *a"], *, method: str = "auto", tol: float = 1e-8, weights: Tensor | None = None,
+    problem: Float[Tensor, N *a], *, method: str = "auto", tol: float = 1e-8, weights: Tensor | None = None,
     coarse: bool = False,
 ) -> Solution:  # fmt: skip
     """The (coarse) correlated equilibrium that maximises sum_i weights_i u_i (default: the sum of payoffs), by LP.
@@ -171,9 +171,13 @@ def solve_correlated(
     joint = (joint / joint.sum()).reshape(welfare.shape)
     lam = torch.as_tensor(np.clip(-result.ineqlin.marginals, 0, None)).to(problem)
     lower = (joint * welfare).sum()
-    answer = Solution(V=lower, policy=joint, multipliers=lam, lower=lower, upper=(welfare.reshape(-1) - lam @ gains).max())
+    answer = Solution(
+        V=lower, policy=joint, multipliers=lam, lower=lower, upper=(welfare.reshape(-1) - lam @ gains).max()
+    )
     check = game_checks.check_coarse if coarse else game_checks.check_correlated
-    return game_checks.certified(answer, "cce" if coarse else "ce", check, problem, tol, weights=weights)
+    return game_checks.certified(
+        answer, "coarse_correlated" if coarse else "correlated", check, problem, tol, weights=weights
+    )
 
 
 def solve_coarse_correlated(problem: Tensor, **options) -> Solution:

@@ -1,9 +1,9 @@
 """Exact Pareto sets of deterministic policies; unlike the coverage set they may be non-convex.
 
-    enumeration   all deterministic stationary policies (at most `limit`)
-    dynamic       finite horizon, or states without cycles: V(s) = nondominated of  union_a r(s, a) + sum_s' k V(s')
-                  with set-valued sums (White 1982). Its policies are deterministic and may remember their history;
-                  with deterministic transitions that adds nothing.
+enumeration   all deterministic stationary policies (at most `limit`)
+dynamic       finite horizon, or states without cycles: V(s) = nondominated of  union_a r(s, a) + sum_s' k V(s')
+              with set-valued sums (White 1982). Its policies are deterministic and may remember their history;
+              with deterministic transitions that adds nothing.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def _set_sum(terms: list[tuple[float, Tensor]], K: int, like: Tensor, limit: int
     total = like.new_zeros(1, K)
     for weight, vectors in terms:
         if len(total) * len(vectors) > limit:
-            raise UserError(f"a sum of {len(total)} x {len(vectors)} vectors exceeds limit={limit}; use a smaller horizon.")
+            raise UserError(
+                f"a sum of {len(total)} x {len(vectors)} vectors exceeds limit={limit}; use a smaller horizon."
+            )
         total = (total[:, None] + weight * vectors[None]).reshape(-1, K)
         total = total[nondominated(total)]
     return total

@@ -106,6 +106,4 @@ def solve_kl_nash(
         x, steps = _newton(P, log_reference, alpha, tol)
     V = torch.einsum("...i,...ij,...j->...", x, P, x)
     answer = Solution(V=V, policy=x, iterations=steps)
-    return game_checks.certified(
-        answer, "kl_nash", game_checks.check_kl_nash, P, tol, alpha=alpha, reference=reference
-    )
+    return game_checks.certified(answer, "kl_nash", game_checks.check_kl_nash, P, tol, alpha=alpha, reference=reference)

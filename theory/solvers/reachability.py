@@ -12,7 +12,7 @@ strict improvement then never enters a cycle that stays away from the target (Pu
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from fenchel.errors import UserError, unknown
