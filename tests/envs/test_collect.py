@@ -143,7 +143,7 @@ def test_the_face_of_many_copies_resets_in_the_same_step_and_crosses_no_boundary
         over = terminal | timeout
         ended += over.sum()
         successor = np.where(over[:, None], info.get("final_obs", obs), obs)
-        assert np.array_equal(successor, before + [0, 1])
+        assert np.array_equal(successor, before + np.array([0, 1]))
         assert (obs[over, 1] == 0).all()
         assert np.array_equal(info.get("_final_obs", np.zeros(6, bool)), over)
     assert ended > 30
