@@ -99,9 +99,7 @@ REVERSED = Claim(
 
 def _two_prompts(rng: Rng, n: int) -> Problem:
     """Two prompts of 3 responses, with rewards shifted so that both have the same partition function."""
-    p = dict(
-        ref=rng.simplex(n, 2, 3), r=rng.normal(n, 2, 3), mu=rng.simplex(n, 2, 3), rivals=rng.simplex(n, RIVALS, 2, 3)
-    )
+    p = dict(ref=rng.simplex(n, 2, 3), r=rng.normal(n, 2, 3), mu=rng.simplex(n, 2, 3))
     beta = rng.uniform(n, low=0.3, high=2.0)
     shift = beta[:, None] * log_partition(p["ref"], p["r"], beta[:, None].expand(-1, 2))
     return p | dict(beta=beta, r=p["r"] - shift[..., None])

@@ -95,8 +95,9 @@ def _checked(claim: Claim, batch: int | None, seed: int, device: str) -> Row:
         holds=report.holds, expected=claim.expected, residual=report.worst, tolerance=report.worst_tolerance
     )
     row |= dict(n=report.residual.numel(), violations=int(report.violated.sum()), problem=None)
-    if not report.holds and claim.expected:
-        row["problem"] = smallest(claim, problems, report)
+    if not report.holds and claim.expected:  # a fixed instance is shown as it is
+        fixed = claim.kind == "counterexample"
+        row["problem"] = source_code(problems) if fixed else smallest(claim, problems, report)
     if claim.counterexample is not None and claim.check(claim.counterexample).holds:
         row |= dict(holds=True, problem="# the stored counter-example no longer violates the statement")
     return row
