@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,18 +20,19 @@ FUSED = ("cpu", "cuda")  # devices whose torch has `_fused_adam_` since 2.8
 class Adam:
     """Minimises per-replica losses (R,). (Kingma and Ba 2015, algorithm 1, as torch.optim.Adam.)
 
-    lr: a float, or (R, 1): rows with one step size share a kernel, so that a swept replica has the single run's bits.
+    lr: a float, or one per replica. Replicas with one step size share a kernel that takes it as a number, so that a
+    swept replica has the single run's bits.
     clip: largest norm of one replica's gradient over all `networks` together.
     """
 
-    def __init__(self, *networks: Network, lr: float | Tensor, clip: float | None = None):
+    def __init__(self, *networks: Network, lr: float | Sequence[float], clip: float | None = None):
         self.networks, self.clip = networks, clip
         self.replicas = networks[0].replicas
         self.moments = [(torch.zeros_like(net.flat), torch.zeros_like(net.flat)) for net in networks]
         self.count = torch.zeros((), device=networks[0].flat.device)
         self.ones = networks[0].flat.new_ones(self.replicas)
         self.grads = [net.grad for net in networks]
-        self.lr = lr.flatten().tolist() if isinstance(lr, Tensor) else [lr] * self.replicas
+        self.lr = [lr] * self.replicas if isinstance(lr, float) else list(lr)
         self.freeze(set())
 
     def freeze(self, replicas: set[int]) -> None:

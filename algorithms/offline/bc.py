@@ -47,7 +47,7 @@ class BC(Learner):
         self.regression = self.config.policy == "deterministic" and not self.spec.discrete
         make = Deterministic if self.regression else stochastic_policy
         self.policy = make(self.rng, "policy", self.spec, self.config.hidden, **options)
-        self.optimiser = Adam(self.policy, lr=self.h.lr, clip=self.config.clip_grad)
+        self.optimiser = Adam(self.policy, lr=self.config.lr, clip=self.config.clip_grad)
 
     def select(self, data: OfflineDataset) -> Tensor | None:
         if self.config.fraction == 1:

@@ -56,7 +56,7 @@ class CQL(Learner):
         options = {"layer_norm": self.config.layer_norm, "dtype": self.dtype}
         self.critic = Critic(self.rng, "critic", self.spec, self.config.hidden, **options)
         self.target = self.critic.target()
-        self.critic_optimiser = Adam(self.critic, lr=self.h.lr, clip=self.config.clip_grad)
+        self.critic_optimiser = Adam(self.critic, lr=self.config.lr, clip=self.config.clip_grad)
         if self.spec.discrete:
             self.policy = Greedy(self.critic)
             return
@@ -64,7 +64,9 @@ class CQL(Learner):
             self.rng, "policy", self.spec, self.config.hidden, squash="sample", std="state", **options
         )
         self.log_temperature = Vector(self.rng, dtype=self.dtype)
-        self.policy_optimiser = Adam(self.policy, self.log_temperature, lr=self.h.policy_lr, clip=self.config.clip_grad)
+        self.policy_optimiser = Adam(
+            self.policy, self.log_temperature, lr=self.config.policy_lr, clip=self.config.clip_grad
+        )
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         losses = {}

@@ -56,7 +56,7 @@ class IQL(Learner):
         self.value = Value(self.rng, "value", self.spec, self.config.hidden, **options)
         self.critic = Critic(self.rng, "critic", self.spec, self.config.hidden, **options)
         self.target = self.critic.target()
-        self.optimiser = Adam(self.policy, self.value, self.critic, lr=self.h.lr, clip=self.config.clip_grad)
+        self.optimiser = Adam(self.policy, self.value, self.critic, lr=self.config.lr, clip=self.config.clip_grad)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         h, obs = self.h, batch["obs"]

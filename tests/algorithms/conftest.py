@@ -1,0 +1,125 @@
+"""A task whose answer is its observation, with data of mixed quality, for every learner in the table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from fenchel.algorithms import ALGORITHMS, get_algorithm
+from fenchel.envs.dataset import OfflineDataset
+from fenchel.envs.spec import Box, Discrete, Spec
+from fenchel.envs.task import Step, Task
+from fenchel.theory.rng import Streams
+
+BOX = Spec(2, Box((-2.0, -2.0), (2.0, 2.0)))
+DISCRETE = Spec(3, Discrete(3))
+SPECS = {"box": BOX, "discrete": DISCRETE}
+CASES = [(key, kind) for key in ALGORITHMS for kind in get_algorithm(key).ACTIONS]
+LENGTH = 4
+TINY = {"hidden": (5, 9), "batch_size": 7}
+
+
+def states(spec: Spec, streams: Streams, counter: torch.Tensor) -> torch.Tensor:
+    """(n, obs_dim): uniform in the box of side 2, or one-hot."""
+    if spec.discrete:
+        return torch.nn.functional.one_hot(streams.integers("s", 3, (), counter=counter[:, None]), 3).float()
+    return 2 * streams.uniform("s", (2,), counter=counter[:, None]) - 1
+
+
+def score(spec: Spec, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    """1 for the right action; -|a - 2 obs|^2 in a Box."""
+    if spec.discrete:
+        return (obs.argmax(-1) == action).float()
+    return -(action - 2 * obs).square().sum(-1)
+
+
+@dataclass
+class Identity:
+    """n copies; an episode is LENGTH independent states and ends by a time-out."""
+
+    n: int
+    spec: Spec
+
+    def reset(self, seeds, mask=None):
+        fresh = torch.ones(self.n, dtype=torch.bool) if mask is None else mask
+        if mask is None:
+            self.streams, self.time = Streams(seeds), torch.zeros(self.n, dtype=torch.long)
+            self.obs = states(self.spec, self.streams, self.time)
+        else:
+            self.streams = Streams(torch.where(fresh, seeds, self.streams.seeds))
+            self.time = torch.where(fresh, 0, self.time)
+            self.obs = torch.where(fresh[:, None], states(self.spec, self.streams, self.time), self.obs)
+        return self.obs
+
+    def step(self, action):
+        reward = score(self.spec, self.obs, action)
+        self.time = self.time + 1
+        self.obs = states(self.spec, self.streams, self.time)
+        return Step(self.obs, reward, torch.zeros(self.n, dtype=torch.bool), self.time >= LENGTH, {})
+
+
+def dataset(spec: Spec, rows: int = 512, extras: tuple[str, ...] = ()) -> OfflineDataset:
+    """Independent states, an end at every LENGTH-th row (terminal or time-out); every second episode acts rightly, the
+    others at random."""
+    rng = Streams([11])
+    every = torch.arange(rows)
+    obs, next_obs = (states(spec, Streams(every + shift), torch.zeros(rows, dtype=torch.long)) for shift in (0, rows))
+    right = every // LENGTH % 2 == 0
+    if spec.discrete:
+        action = torch.where(right, obs.argmax(-1), rng.integers("action", spec.action.n, (rows,))[0])
+    else:
+        action = torch.where(right[:, None], 2 * obs, 4 * rng.uniform("action", (rows, 2))[0] - 2)
+    last = every % LENGTH == LENGTH - 1
+    terminal = last & (every // LENGTH % 4 < 2)
+    more = {name: rng.uniform(name, (rows,))[0] for name in extras}
+    return OfflineDataset.from_arrays(
+        obs, action, score(spec, obs, action), terminal, last & ~terminal, next_obs, extras=more, check=False
+    )
+
+
+def task(kind: str, extras: tuple[str, ...] = ()) -> Task:
+    spec, data = SPECS[kind], dataset(SPECS[kind], extras=extras)
+    reference = (LENGTH / 3, float(LENGTH)) if spec.discrete else (-16 / 3 * LENGTH, 0.0)  # at random, right
+    return Task(
+        id=f"identity-{kind}",
+        spec=spec,
+        make_vec=lambda n, seed, device="cpu": Identity(n, spec),
+        dataset=lambda: data,
+        reference=reference,
+        max_steps=LENGTH,
+    )
+
+
+@pytest.fixture(scope="session")
+def tasks():
+    """kind -> Task; the same data for every test."""
+    extras = tuple(sorted({name for key in ALGORITHMS for name in get_algorithm(key).NEEDS}))
+    return {kind: task(kind, extras) for kind in SPECS}
+
+
+def pytest_generate_tests(metafunc):
+    if {"key", "kind"} <= set(metafunc.fixturenames):
+        metafunc.parametrize(("key", "kind"), CASES)
+
+
+@pytest.fixture
+def make():
+    """make(key, kind, seeds, **options): a tiny learner."""
+
+    def build(key, kind, seeds=(3,), dtype=torch.float32, **options):
+        return get_algorithm(key)(SPECS[kind], TINY | options, seeds, dtype=dtype)
+
+    return build
+
+
+@pytest.fixture
+def advance(tasks):
+    """advance(learner, kind, steps): train on the identity task; returns the last losses."""
+    from fenchel.algorithms.runner import Runner
+
+    def run(learner, kind, steps):
+        return Runner(learner, learner.source(tasks[kind])).advance(steps)
+
+    return run
