@@ -88,7 +88,7 @@ def source_hash(key: str) -> str | None:
 def demonstrated(path: Path = RECORDS) -> set[str]:
     """Keys with a current record."""
     records = json.loads(path.read_text()) if path.exists() else []
-    return {record["key"] for record in records if record["source_hash"] == source_hash(record["key"])}
+    return {record["key"] for record in records if record["source_hash"] == source_hash(record["key"]) is not None}
 
 
 def refreshed(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
