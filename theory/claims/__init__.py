@@ -62,9 +62,9 @@ CLAIMS: dict[str, str] = {
     "coverage.narrow_rewards": "coverage:NARROW_REWARDS",
     "coverage.online_leads": "coverage:ONLINE_LEADS",
     "coverage.objective_mismatch": "coverage:OBJECTIVE_MISMATCH",
-    "closed_forms.occupancy_tilt": "closed_forms:OCCUPANCY_TILT",
-    "closed_forms.gaussian_step": "closed_forms:GAUSSIAN_STEP",
-    "closed_forms.mixture_bounds": "closed_forms:MIXTURE_BOUNDS",
+    "constrained_optima.occupancy_tilt": "constrained_optima:OCCUPANCY_TILT",
+    "constrained_optima.gaussian_step": "constrained_optima:GAUSSIAN_STEP",
+    "constrained_optima.mixture_bounds": "constrained_optima:MIXTURE_BOUNDS",
     # B. policy-gradient estimators
     "group_estimators.mean": "group_estimators:MEAN",
     "group_estimators.leave_one_out": "group_estimators:LEAVE_ONE_OUT",
