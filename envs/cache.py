@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,18 +91,29 @@ def build_once(
 
     Processes that ask at once build once: the first holds a file lock, the others wait and read.
     """
-    from filelock import FileLock
-
-    folder = data_folder()
-    path = folder / f"{name}-v{version}-{config_hash(config)}.safetensors"
+    path = data_folder() / f"{name}-v{version}-{config_hash(config)}.safetensors"
     if not path.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"FENCHEL_DATA={folder} cannot be written: {error.strerror}.") from None
-        with FileLock(f"{path}.lock"):
+        with _locked(path):
+            for stale in path.parent.glob(f"{path.name}.tmp*"):  # of a process that was killed
+                stale.unlink()
             if not path.exists():
                 data = build()
                 data.meta |= {"name": name, "version": version, "config": dict(config)}
                 save(data, path)
     return load(path)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    from filelock import FileLock
+
+    lock = FileLock(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise UserError(f"FENCHEL_DATA={path.parent} cannot be written: {error.strerror}.") from None
+    try:
+        yield
+    finally:
+        lock.release()

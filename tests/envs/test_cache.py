@@ -1,5 +1,6 @@
 """The flat cache: no damaged file loads, one process builds while the others wait."""
 
+import os
 import random
 import subprocess
 import sys
@@ -123,6 +124,21 @@ def test_configurations_have_their_own_files(tmp_path, monkeypatch):
     assert (tmp_path / f"walk-v1-{config_hash({'n': 1})}.safetensors").exists()
 
 
+def test_a_data_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setenv("FENCHEL_DATA", str(tmp_path / "taken"))
+    with pytest.raises(UserError, match=r"FENCHEL_DATA=.*cannot be written"):
+        build_once("walk", 1, {}, lambda: OfflineDataset.from_arrays(**arrays()))
+
+
+def test_remains_of_a_killed_builder_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("FENCHEL_DATA", str(tmp_path))
+    stale = tmp_path / f"walk-v1-{config_hash({})}.safetensors.tmp123"
+    stale.write_bytes(b"half a file")
+    build_once("walk", 1, {}, lambda: OfflineDataset.from_arrays(**arrays()))
+    assert not stale.exists()
+
+
 BUILDER = """
 import sys, time
 from pathlib import Path
@@ -140,8 +156,6 @@ print(make("pendulum-mixed", transitions=400).dataset().hash)
 
 
 def test_two_processes_that_ask_at_once_build_once(tmp_path):
-    import os
-
     environment = os.environ | {"FENCHEL_DATA": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", BUILDER, str(tmp_path / "log")]
     started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
