@@ -86,9 +86,8 @@ def _backup_s(mdp: TabularMDP, name: str, radius: Tensor, z: Tensor) -> tuple[Te
     # pi_a is proportional to the marginal distance -d cost_a / d u (stationarity of the joint budget)
     h = 1e-5 * (nominal - floor)
     marginal = (spent(u - h)[1] - spent((u + h).clamp(max=nominal))[1]).clamp(min=0)
-    greedy = one_hot(
-        (mdp.r + (rows * z).sum(-1)).masked_fill(missing, -torch.inf).argmax(-1), mdp.num_actions, mdp.dtype
-    )
+    pure = mdp.r + torch.where(free[..., None], least, (rows * z).sum(-1))
+    greedy = one_hot(pure.masked_fill(missing, -torch.inf).argmax(-1), mdp.num_actions, mdp.dtype)
     total = marginal.sum(-1, keepdim=True)
     mixed = torch.isfinite(total) & (total > 0) & ~free[..., None] & (radius > 0)[..., None]
     policy = torch.where(mixed, marginal / torch.where(mixed, total, torch.ones_like(total)), greedy)
