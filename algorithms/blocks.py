@@ -45,8 +45,7 @@ class Blocks:
 
     def open(self, step: int, steps: int) -> None:
         """From here `draw` reads staging buffers of `steps` steps from `step` on, for every stream used so far."""
-        rows = {key: self._row(key, step) for key in self._blocks}
-        self._staged = {key: row.new_empty(steps, *row.shape) for key, row in rows.items()}
+        self._staged = {key: torch.stack([self._row(key, step + i) for i in range(steps)]) for key in self._blocks}
         self._first = step
 
     def close(self) -> dict[tuple, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -84,7 +85,8 @@ def _fused(params: list, grads: list, means: list, squares: list, count: Tensor,
 
 
 def _plain(params: list, grads: list, means: list, squares: list, count: Tensor, lr: float) -> None:
-    correction1, correction2 = 1 - BETA1**count, 1 - BETA2**count
+    time = count.to(params[0].dtype)  # expm1: 1 - beta^t without cancellation
+    correction1, correction2 = (-torch.expm1(time * math.log(beta)) for beta in (BETA1, BETA2))
     for param, grad, m, v in zip(params, grads, means, squares, strict=True):
         m.lerp_(grad, 1 - BETA1)
         v.mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
