@@ -184,12 +184,12 @@ DELAY = Claim(
 def martingales(rng: Rng, n: int) -> Problem:
     """Numbers of steps of the discretised Brownian example X = W on [0, 1], h(x) = x, J_theta = x (1 + theta (1 - "
     "t))."""
-    return dict(steps=torch.tensor([10, 30, 100, 300, 1000]))
+    return dict(steps=torch.tensor([10, 30, 100, 300]))
 
 
 def _martingale(p: Problem, squared_error: bool = False) -> ClaimReport:
     """Minimisers over theta on a fine grid: the martingale loss at 0; the mean-square TD error is sent to -3/2."""
-    theta = torch.linspace(-3, 3, 6001, dtype=torch.float64)
+    theta = torch.linspace(-3, 3, 601, dtype=torch.float64)
     found = []
     for steps in p["steps"].tolist():
         t = torch.arange(steps, dtype=torch.float64) / steps
@@ -199,7 +199,7 @@ def _martingale(p: Problem, squared_error: bool = False) -> ClaimReport:
         else:
             loss = ((1 - t) + (theta[:, None] * (1 - t)).square() * t).mean(-1)
         found.append(theta[loss.argmin()].abs())
-    return ClaimReport(torch.stack(found), 1e-3)
+    return ClaimReport(torch.stack(found), 1e-2)
 
 
 MARTINGALE = Claim(
