@@ -98,20 +98,22 @@ def _sweeping(problem: Backup, w: Weight, sweeps: int, tol: float, limit: int) -
     actions = torch.zeros(B, S, dtype=torch.int64, device=lower.device)
     iterations = torch.zeros(B, dtype=torch.int64, device=lower.device)
     index = torch.arange(B, device=lower.device)
-    V = torch.zeros_like(lower)
+    V, waiting = torch.zeros_like(lower), index >= 0
     for iteration in range(1, limit + 1):
         Q = problem.q(V)
         found = bounds(V, Q, w)
-        active = found.gap > tol
-        if iteration % 10 == 0 or not active.any():
-            done = index[~active]
-            lower[done], upper[done] = found.lower[~active], found.upper[~active]
-            actions[done], iterations[done] = found.actions[~active], iteration
-            if not active.any():
+        ready = waiting & (found.gap <= tol)
+        if ready.any():
+            done = index[ready]
+            lower[done], upper[done] = found.lower[ready], found.upper[ready]
+            actions[done], iterations[done] = found.actions[ready], iteration
+            waiting = waiting & ~ready
+            if not waiting.any():
                 return Bounds(lower, upper, actions), iterations
-            if not active.all():
-                problem, w, V, Q, index = problem[active], w[active], V[active], Q[active], index[active]
-                found = Bounds(found.lower[active], found.upper[active], found.actions[active])
+        if 2 * int(waiting.sum()) <= len(index):
+            problem, w, index = problem[waiting], w[waiting], index[waiting]
+            Q, found = Q[waiting], Bounds(found.lower[waiting], found.upper[waiting], found.actions[waiting])
+            waiting = waiting[waiting]
         V = take(Q, found.actions)
         if sweeps:
             kernel, reward = problem.greedy(found.actions)

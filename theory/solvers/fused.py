@@ -142,7 +142,7 @@ def fused_policy_iteration(flat: Backup, limit: int = 1000) -> tuple[Bounds, Ten
     missing = flat.missing if flat.missing is not None else torch.zeros((), dtype=torch.bool).expand(flat.r.shape)
     actions, counts = torch.zeros(B, S, dtype=torch.int64), torch.zeros(B, dtype=torch.int64)
     lower, upper = torch.empty(B, S, dtype=torch.float64), torch.empty(B, S, dtype=torch.float64)
-    arrays = (t.numpy() for t in (flat.P.contiguous(), flat.r, flat.discount, missing))
+    arrays = (t.contiguous().numpy() for t in (flat.P, flat.r, flat.discount, missing))  # one layout, one compilation
     outputs = (t.numpy() for t in (actions, lower, upper, counts))
     _solve_all(*arrays, 3, STRICT, limit, *outputs)
     if not bool(counts.all()):

@@ -56,7 +56,7 @@ def solve_occupancy_dual(
     batch = problem.batch_shape
 
     def shaped(t: Tensor) -> Tensor:
-        return t.reshape(*batch, *t.shape[1:]).to(problem.dtype)
+        return t.reshape(batch + t.shape[1:]).to(problem.dtype)
 
     policy = torch.where(d.sum(-1, keepdim=True) > 0, d, (ref > 0) | (~(ref > 0).any(-1, keepdim=True) & _exists(flat)))
     gap = (upper - lower) / upper.abs().clamp(min=1)
