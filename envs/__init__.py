@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 # id -> "module:function" below fenchel.envs; the function is called as function(id, **options) and returns a Task
 ENVS: dict[str, str] = {
     "pendulum": "pendulum:env_task",
+    "fourrooms": "tabular_tasks:env_task",
+    "garnet": "tabular_tasks:env_task",
+    "stitchmaze": "tabular_tasks:env_task",
+    "chain": "tabular_tasks:env_task",
+    "combination-lock": "tabular_tasks:env_task",
+    "river-swim": "tabular_tasks:env_task",
+    "frozen-lake": "toy_text:task",
+    "taxi": "toy_text:task",
+    "cliff-walking": "toy_text:task",
 }
 
 DATASETS: dict[str, str] = {
@@ -47,6 +56,9 @@ DATASETS: dict[str, str] = {
     "walker2d-medium-replay": "mujoco:task",
     "walker2d-medium-expert": "mujoco:task",
     "walker2d-expert": "mujoco:task",
+    "fourrooms-mixed": "tabular_tasks:mixed_task",
+    "garnet-mixed": "tabular_tasks:mixed_task",
+    "stitchmaze-mixed": "tabular_tasks:mixed_task",
 }
 
 FOREIGN: dict[str, str] = {
