@@ -138,7 +138,7 @@ def test_single_output_has_the_bits_of_a_batch():
 @pytest.mark.parametrize("squash", ["none", "mean", "sample"])
 def test_gaussian_is_torch_distributions(std, squash):
     policy = Gaussian(RNG, "p", BOX, (6,), squash=squash, std=std, **F64)
-    policy.flat.mul_(3)
+    policy.flat.mul_(1.0 if squash == "sample" else 3.0)
     obs, noise = draw("obs", 8, 4), draw("noise", 8, 2)
     mean, log_std = policy.parameters(obs)
     law = torch.distributions.Normal(mean, log_std.exp())
