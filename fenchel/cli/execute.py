@@ -7,7 +7,7 @@ import json
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fenchel.cli import typed
+from fenchel.cli.exact import annotate
 from fenchel.cli.folder import CURVE, METRICS, RunFolder, write_summary
 from fenchel.cli.plan import Plan
 from fenchel.cli.progress import Bar, check_sink, sinks
@@ -128,25 +129,27 @@ def _train(plan: Plan, prepared: Prepared, folder: RunFolder, quiet: bool) -> di
         write_summary(path, plan, prepared.data_hash, result)
         message = f"Stopped at step {result['steps']}; repeat the line with resume=true to go on in {path}."
         return {"code": 130, "message": message, "folder": str(path)}
-    summary = write_summary(path, plan, prepared.data_hash, result)
+    exact = annotate(prepared.task.mdp, prepared.learner, result["final"])
+    summary = write_summary(path, plan, prepared.data_hash, result, **exact)
     show(console, plan, summary, path)
     return {"code": 0, "message": "", "folder": str(path)}
 
 
 def show(console: Console, plan: Plan, summary: dict[str, Any], path: Path) -> None:
     """The summary table and where the files are."""
-    name = score_name(summary["final"])
+    name, final = score_name(summary["final"]), summary["final"]
     label = "score" if name == "normalized_score" else "return"
     table = Table(title=f"{plan.algo} on {plan.env}, {plan.train.steps} steps", title_justify="left")
-    swept = list(plan.swept[0])
-    for column in (*swept, "seeds", f"last {label}", "95% interval", f"best {label}"):
+    swept, exact = list(plan.swept[0]), any("gap" in row for row in final)
+    for column in (*swept, "seeds", f"last {label}", "95% interval", f"best {label}", *(["gap"] if exact else [])):
         table.add_column(column, justify="right")
-    for values, rows in groups(summary["final"], swept).items():
-        last, best = (np.array([row.get(k) for row in rows], float) for k in (name, f"best_{name}"))
-        kept = last[np.isfinite(last)]
-        low, high = interval([kept]) if len(kept) else (np.nan, np.nan)
-        mean, top = (f"{np.mean(x[np.isfinite(x)]):.1f}" if np.isfinite(x).any() else "-" for x in (last, best))
-        table.add_row(*map(str, values), str(len(rows)), mean, f"{low:.1f} to {high:.1f}", top)
+    for values, rows in groups(final, swept).items():
+        last, best = (finite_values(row.get(k) for row in rows) for k in (name, f"best_{name}"))
+        low, high = interval([last]) if len(last) else (np.nan, np.nan)
+        cells = [f"{np.mean(x):.1f}" if len(x) else "-" for x in (last, best)]
+        cells.insert(1, f"{low:.1f} to {high:.1f}" if np.isfinite(low) else "-")
+        gaps = [f"{np.mean([sum(row['gap']) / 2 for row in rows if 'gap' in row]):.3g}"] if exact else []
+        table.add_row(*map(str, values), str(len(rows)), *cells, *gaps)
     console.print(table)
     seconds, rate = summary["wall_seconds"], summary["updates_per_second"]
     console.print(f"{seconds:.0f} s, {rate or 0:.0f} updates/s of {len(plan.seeds)} replicas on {plan.device}")
@@ -154,6 +157,11 @@ def show(console: Console, plan: Plan, summary: dict[str, Any], path: Path) -> N
     figure = plot_run(path, plan)
     if figure:
         console.print(f"plot: {figure}", soft_wrap=True)
+
+
+def finite_values(values: Iterable[Any]) -> np.ndarray:
+    array = np.array(list(values), float)
+    return array[np.isfinite(array)]
 
 
 def score_name(final: list[dict[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fenchel.cli.execute import read_curve
+from fenchel.cli.execute import finite_values, read_curve
 from fenchel.cli.folder import CONFIG, METRICS, SUMMARY
 from fenchel.cli.statistics import interval, iqm, mean
 from fenchel.errors import UserError
@@ -121,8 +121,8 @@ def rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def _row(env: str, algo: str, label: str, steps: int, metric: str, groups: list[Group]) -> dict[str, Any]:
-    last = [_finite(g.last) for g in groups]
-    best = [_finite(g.best) for g in groups]
+    last = [finite_values(g.last) for g in groups]
+    best = [finite_values(g.best) for g in groups]
     usable = all(len(x) for x in last)
     nan = (float("nan"), float("nan"))
     every = np.concatenate(last)
@@ -142,8 +142,3 @@ def _row(env: str, algo: str, label: str, steps: int, metric: str, groups: list[
         "best": float(mean(np.concatenate(best))) if all(len(x) for x in best) else float("nan"),
         "seconds": sum(g.seconds for g in groups),
     }
-
-
-def _finite(values: list[float]) -> np.ndarray:
-    array = np.array(values, float)
-    return array[np.isfinite(array)]

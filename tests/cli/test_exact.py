@@ -1,0 +1,65 @@
+"""The gap of a learner on tasks whose optimum is known, against enumeration of all deterministic policies."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import torch
+
+from fenchel.cli.exact import annotate
+from fenchel.theory.mdp import TabularMDP
+from fenchel.theory.rng import Rng
+
+
+def problem() -> TabularMDP:
+    rng = Rng(0)
+    return TabularMDP(rng.simplex(3, 2, 3), rng.uniform(3, 2), rng.simplex(3), 0.9)
+
+
+def value(mdp: TabularMDP, actions: torch.Tensor) -> float:
+    """By 3000 steps of the discounted chain."""
+    states = torch.arange(3)
+    kernel, reward = mdp.kernel[states, actions], mdp.r[states, actions]
+    v = torch.zeros_like(reward)
+    for _ in range(3000):
+        v = reward + kernel @ v
+    return float(mdp.mu0 @ v)
+
+
+def learner(actions: torch.Tensor) -> SimpleNamespace:
+    """Acts by the one-hot observation, in as many replicas as `actions` (R, S) has rows."""
+    return SimpleNamespace(
+        R=len(actions), device="cpu", spec=SimpleNamespace(obs_dim=3),
+        act=lambda obs, deterministic: actions.gather(1, obs.argmax(-1)),
+    )  # fmt: skip
+
+
+def test_every_deterministic_policy_gets_its_place_in_the_range():
+    mdp = problem()
+    every = torch.tensor(list(itertools.product(range(2), repeat=3)))
+    values = [value(mdp, actions) for actions in every]
+    final = [{} for _ in every]
+    found = annotate(mdp, learner(every), final)["exact"]
+    best, worst = max(values), min(values)
+    assert found["best"][0] - 1e-7 <= best <= found["best"][1] + 1e-7
+    assert found["worst"][0] - 1e-7 <= worst <= found["worst"][1] + 1e-7
+    for row, v in zip(final, values, strict=True):
+        gap = (best - v) / (best - worst)
+        assert abs(row["exact_value"] - v) < 1e-6
+        assert row["gap"][0] - 1e-6 <= gap <= row["gap"][1] + 1e-6
+        assert row["gap"][1] - row["gap"][0] < 1e-4
+    assert min(row["gap"][0] for row in final) == 0
+    assert max(row["gap"][1] for row in final) > 0.999
+
+
+def test_tasks_without_a_model_and_actions_that_do_not_exist():
+    mdp = problem()
+    assert annotate(None, None, [{}]) == {}
+    mask = torch.ones(3, 2, dtype=torch.bool)
+    mask[0, 1] = False
+    masked = TabularMDP(mdp.P, mdp.r, mdp.mu0, mdp.discount, mask)
+    final = [{}, {}]
+    annotate(masked, learner(torch.tensor([[0, 0, 0], [1, 0, 0]])), final)
+    assert "gap" in final[0]
+    assert final[1] == {}
