@@ -49,8 +49,8 @@ def _occupancy_tilt(p: Problem) -> ClaimReport:
 OCCUPANCY_TILT = Claim(
     paper=263,
     kind="theorem",
-    statement="the optimum of E_d r - b KL(d, d_ref) over discounted occupancies d is d_ref e^{r/b} / Z, with one Z for "
-    "all states (checked: that it is an occupancy)",
+    statement="the optimum of E_d r - b KL(d, d_ref) over discounted occupancies d is d_ref e^{r/b} / Z, with one Z "
+    "for all states (checked: that it is an occupancy)",
     problems=_mdps,
     check=_occupancy_tilt,
     source="derived",
@@ -86,7 +86,8 @@ def _gaussian_step(p: Problem, whitened: bool = True) -> ClaimReport:
 GAUSSIAN_STEP = Claim(
     paper=267,
     kind="theorem",
-    statement="the largest linearised Q with (a - mu)' S^-1 (a - mu) <= 2 d is at a = mu + sqrt(2 d) S g / sqrt(g' S g)",
+    statement="the largest linearised Q with (a - mu)' S^-1 (a - mu) <= 2 d is at a = mu + sqrt(2 d) S g / sqrt(g' S "
+    "g)",
     problems=_gaussian,
     check=_gaussian_step,
     source="derived",

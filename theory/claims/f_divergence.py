@@ -14,6 +14,7 @@ from fenchel.theory.claims.claim import Claim, ClaimReport, Problem, Twin
 from fenchel.theory.claims.kl_regularised import problems
 from fenchel.theory.claims.tools import bisect, expect, regret, regularised, tilt, worst
 from fenchel.theory.divergences import get_divergence
+from fenchel.theory.objectives.kl import f_policy_gradient
 from fenchel.theory.rng import Rng
 
 GENERATORS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -33,13 +34,14 @@ def divergence(name: str, pi: Tensor, q: Tensor) -> Tensor:
 
 
 def _gradient(p: Problem, scale: float = 1.0) -> ClaimReport:
-    """E_pi[f'(pi/q) grad log pi] with our f' against the derivative of the definition, in logits."""
+    """E_pi of our f-DPG loss against the definition, by their derivatives in logits."""
     errors = []
     for name in GENERATORS:
         logits = p["pi"].log().requires_grad_(True)
         (exact,) = torch.autograd.grad(divergence(name, torch.softmax(logits, -1), p["ref"]).sum(), logits)
-        reward = get_divergence(name).score((p["pi"] / (scale * p["ref"])).log())
-        estimate = p["pi"] * (reward - expect(p["pi"], reward)[:, None])
+        log_prob = torch.log_softmax(logits, -1)
+        each = f_policy_gradient(log_prob, log_prob - (scale * p["ref"]).log(), divergence=name)
+        (estimate,) = torch.autograd.grad((p["pi"] * each).sum(), logits)
         errors.append(((exact - estimate) / (1 + exact.abs())).abs().amax(-1))
     return ClaimReport(worst(*errors), 1e-9)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from fenchel.theory.claims.claim import Claim, ClaimReport, Problem, Twin
 from fenchel.theory.claims.kl_regularised import RESPONSES, problems
 from fenchel.theory.claims.tools import bisect, expect, kl, log_partition, misfit, regularised, tilt, toward, worst
+from fenchel.theory.objectives import preference as loss
 from fenchel.theory.rng import Rng
 
 
@@ -41,10 +42,10 @@ def _optimal_advantage(p: Problem, exact: bool = True) -> ClaimReport:
     best = tilt(p["ref"], p["r"], p["beta"])
     value = p["beta"] * log_partition(p["ref"], p["r"], p["beta"]) if exact else expect(p["ref"], p["r"])
     policies = torch.cat([best[:, None], toward(best, p["rivals"])], 1)
-    loss = expect(policies, (implicit_error(p, policies.log()) + value[:, None, None]).square())
+    error = expect(policies, (implicit_error(p, policies.log()) + value[:, None, None]).square())
     worth = regularised(policies, p["r"][:, None], p["ref"][:, None], p["beta"][:, None])
     lost = worth[:, :1] - worth
-    return ClaimReport(worst((lost.square() - loss).amax(-1), loss[:, 0]), 1e-10)
+    return ClaimReport(worst((lost.square() - error).amax(-1), error[:, 0]), 1e-10)
 
 
 OPTIMAL_ADVANTAGE = Claim(
@@ -155,20 +156,19 @@ def _policy(p: Problem, theta: Tensor) -> Tensor:
 
 
 def _natural_step(p: Problem, on_policy: bool = True) -> ClaimReport:
-    """The exact minimiser of REBEL's loss over theta, beside F^{-1} grad J."""
-    phi, r, eta = p["phi"], p["r"], p["beta"][:, None]
+    """The gradient of REBEL's population loss, a convex quadratic in theta, at theta_t + eta F^{-1} grad J."""
+    phi, r, eta = p["phi"], p["r"], p["beta"]
     pi = _policy(p, p["theta"])
-    mu = pi if on_policy else torch.full_like(pi, 1 / pi.shape[-1])
-    pairs = mu[:, :, None] * mu[:, None, :]
-    contrast = phi[:, :, None] - phi[:, None, :]
-    gap = r[:, :, None] - r[:, None, :]
-    normal = torch.einsum("nyz,nyzd,nyze->nde", pairs, contrast, contrast)
-    step = eta * torch.linalg.solve(normal, torch.einsum("nyz,nyzd,nyz->nd", pairs, contrast, gap))
     score = phi - torch.einsum("ny,nyd->nd", pi, phi)[:, None]
     fisher = torch.einsum("ny,nyd,nye->nde", pi, score, score)
-    natural = eta * torch.linalg.solve(fisher, torch.einsum("ny,nyd,ny->nd", pi, score, r))
-    scale = 1 + natural.abs().amax(-1)
-    return ClaimReport((step - natural).abs().amax(-1) / scale, 1e-9)
+    natural = eta[:, None] * torch.linalg.solve(fisher, torch.einsum("ny,nyd,ny->nd", pi, score, r))
+    theta = (p["theta"] + natural).requires_grad_(True)
+    log_ratio = (_policy(p, theta) / pi).log()
+    mu = pi if on_policy else torch.full_like(pi, 1 / pi.shape[-1])
+    gap = r[:, :, None] - r[:, None, :]
+    each = loss.rebel(log_ratio[:, :, None], log_ratio[:, None, :], gap, eta=eta[:, None, None])
+    (gradient,) = torch.autograd.grad((mu[:, :, None] * mu[:, None, :] * each).sum(), theta)
+    return ClaimReport(gradient.abs().amax(-1), 1e-9)
 
 
 NATURAL_STEP = Claim(
@@ -208,7 +208,7 @@ SAME_DIRECTION = Claim(
 def _lambert(log_x: Tensor) -> Tensor:
     """W(e^{log_x}) by Newton on w + log w = log_x."""
     w = torch.where(log_x > 1, log_x, torch.exp(log_x.clamp(max=1.0)))
-    for _ in range(50):
+    for _ in range(12):
         w = (w * (1 + log_x - w.log()) / (1 + w)).clamp(min=1e-300)
     return w
 
@@ -227,8 +227,8 @@ def _least_squares(p: Problem, normalised: bool = False) -> ClaimReport:
         shift = lambda c: old * torch.exp(a - _lambert(a + c[:, None]))  # noqa: E731
         c = bisect(lambda x: 1 - shift(x).sum(-1), torch.full_like(a[:, 0], -60.0), torch.full_like(a[:, 0], 20.0))
         best = shift(c)
-    loss = lambda log_pi: expect(old[:, None], (log_pi - old.log()[:, None] - a[:, None]).square())  # noqa: E731
-    return ClaimReport(misfit(loss, best / best.sum(-1, keepdim=True), p["rivals"]), 1e-8)
+    squares = lambda log_pi: expect(old[:, None], (log_pi - old.log()[:, None] - a[:, None]).square())  # noqa: E731
+    return ClaimReport(misfit(squares, best / best.sum(-1, keepdim=True), p["rivals"]), 1e-8)
 
 
 LEAST_SQUARES = Claim(

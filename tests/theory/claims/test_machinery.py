@@ -241,3 +241,13 @@ def test_take_and_rebuild_keep_the_tree():
 
 def test_resolve_reads_absolute_paths():
     assert resolve("fenchel.theory.claims.kl_regularised:VARIATIONAL").paper == 4
+
+
+def test_every_layer_may_have_claims(monkeypatch):
+    import fenchel.algorithms.claims as layer
+
+    monkeypatch.setitem(layer.CLAIMS, "offline.example", "offline:EXAMPLE")
+    assert tables()["offline.example"] == "fenchel.algorithms.claims.offline:EXAMPLE"
+    monkeypatch.setitem(layer.CLAIMS, "kl_regularised.variational", "offline:EXAMPLE")
+    with pytest.raises(UserError, match="stands in two layers' tables"):
+        tables()
