@@ -95,7 +95,7 @@ class Divergence:
         """D_f(p || q) over the last axis, for measures p, q >= 0; where q = 0 an atom counts p f'(inf)."""
         covered = q > 0
         inside = q * self.f(torch.where(covered, p, 1) / torch.where(covered, q, 1))
-        outside = torch.where(p > 0, p.clamp(min=torch.finfo(p.dtype).tiny) * self.slope, 0)
+        outside = p * self.slope if math.isfinite(self.slope) else torch.zeros_like(p).masked_fill(p > 0, math.inf)
         return torch.where(covered, inside, outside).sum(-1)
 
     def __repr__(self) -> str:

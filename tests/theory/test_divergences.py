@@ -280,6 +280,13 @@ def test_between_is_the_supremum_of_its_dual(name):
     assert (p * worse).sum() - (q * d.conjugate(worse)).sum() < d.between(p, q)
 
 
+def test_between_has_a_gradient():
+    q = column([0.4, 0.35, 0.25])
+    for d in DIVERGENCES.values():
+        p = column([0.2, 0.3, 0.5]).requires_grad_()
+        torch.testing.assert_close(torch.autograd.grad(d.between(p, q), p)[0], d.f_prime(p / q).detach())
+
+
 def test_alpha_family_members():
     w = column([0.1, 0.7, 1.0, 2.0, 5.0])
     kl, chi2, hellinger = DIVERGENCES["kl"], DIVERGENCES["chi2"], DIVERGENCES["hellinger"]

@@ -63,9 +63,10 @@ def dual_v(
 ) -> Values:
     """(1 - lam) v + lam T phi((q - v) / T): the implicit maximiser of f-DVL. (Dual RL, Sikchi 2024 [2]; IVR, Xu 2023.)
 
-    corrected: phi(y) = f*_+(y + f'((1 - lam) / lam)). At lam = 1/2 the minimiser is the value of the regularised
-        problem, max over pi of E_pi q - T D_f(pi || beta), and `dual_v_weight` is pi / beta. For every lam a constant q
-        gives v = q; v grows with lam, to the largest q in the support.
+    corrected: phi(y) = f*_+(y + f'((1 - lam) / lam)). At lam = 1/2 twice the minimum is the regularised maximum,
+        max over pi of E_pi q - T D_f(pi || beta), `dual_v_weight` is pi / beta and the minimiser its multiplier of
+        sum pi = 1 (equal to the maximum for kl). For every lam a constant q gives v = q. v never falls as lam grows: up
+        to the largest q of the support if f'(0) is finite (chi2, tv); for kl it is T log E exp(q / T) at every lam.
     paper: phi = f*_+. The same minimiser shifted by - T f'((1 - lam) / lam): with chi2 by 2 T (2 lam - 1) / lam.
     official (hari-sikchi/DVL): chi2 max(y + y^2 / 4, 0), which rises again below y = -4, so that v tends to
         mean(q) + 2 T, not max(q), once the spread of q is large; kl is XQL's `gumbel` with temperature lam.

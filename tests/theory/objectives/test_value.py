@@ -167,6 +167,7 @@ def test_two_hot_keeps_the_mean():
     weights = losses.two_hot(value, support)
     torch.testing.assert_close(weights @ support, value)
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(value))
+    assert (weights >= 0).all()
     assert ((weights > 0).sum(-1) <= 2).all()
     assert (losses.two_hot(torch.tensor([9.0]).double(), support) @ support).item() == 3.0
     torch.testing.assert_close(torch.func.vmap(lambda v: losses.two_hot(v, support))(value), weights)
