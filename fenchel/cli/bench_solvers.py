@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from itertools import product
 from typing import Any
 
 import numpy as np
