@@ -2,9 +2,9 @@
 
     position <- position + 0.2 action, pushed out of the walls (unit 4, the point is a disc of radius 0.7)
 
-Free motion equals OGBench's MuJoCo environment; a wall returns the share 1 - SOFTNESS of the penetration per step, as
-MuJoCo's soft contact does within one step (time constant 0.04 s, step 0.1 s). Departure: seams between the boxes of a
-flat wall, which catch MuJoCo's sphere slightly, are smooth here.
+Free motion and contact with one wall or one corner equal OGBench's MuJoCo environment; where the sphere touches two
+boxes at once (concave corners, seams of a flat wall) a measured rule stands for MuJoCo's solver: the same cells are
+visited in the same order in 99 of 100 episodes of blind pushing, and in all that walk.
 
 `pointmaze-medium` has four of these steps per action, reward -1 per action and a terminal goal. `pointmaze-medium-v0`
 is OGBench's single-task environment: one step per action, reward 0 and the end at the action taken inside the goal.
@@ -28,9 +28,11 @@ from fenchel.envs.spec import Box, Spec
 from fenchel.envs.task import Step, Task
 from fenchel.theory.rng import Streams
 
-VERSION = 1
+VERSION = 2
 UNIT, RADIUS, SPEED, GOAL_RADIUS = 4.0, 0.7, 0.2, 1.0
-SOFTNESS = 0.177215  # share of a penetration that is left after one step, measured
+# soft contact, measured on OGBench's environment: what one wall leaves of a penetration; what the corner of the next
+# box of a flat wall pushes along it; in a concave corner, friction makes the shallower contact push back harder too
+SOFTNESS, SEAM, WEDGE = 0.177215, 0.3, (0.81, 0.31, 0.5)
 WALK_NOISE = 0.5  # standard deviation of the controller's action noise, as in OGBench's navigate sets
 
 LAYOUTS = {
@@ -124,8 +126,10 @@ class PointMaze:
 
 
 def push_out(xy: Tensor, wall: Tensor) -> Tensor:
-    """(n, 2) -> (n, 2): soft contact of the disc with the walls beside its cell, and with a corner between two free
-    neighbours. A motion is shorter than the radius, so the centre never enters a wall."""
+    """(n, 2) -> (n, 2): what one step of soft contact gives back to a disc that went into the walls beside its cell.
+
+    A motion is shorter than the radius, so the centre never enters a wall.
+    """
     cell = cell_of(xy)
     row, column = cell.unbind(-1)
     inside = xy - cell_centre(cell)
@@ -133,10 +137,14 @@ def push_out(xy: Tensor, wall: Tensor) -> Tensor:
     gap = UNIT / 2 - inside.abs()  # to the nearer side in x and in y
     beside = torch.stack([wall[row, column + side[:, 0]], wall[row + side[:, 1], column]], -1)
     depth = (RADIUS - gap).clamp_min(0) * beside
-    to_corner = gap.norm(dim=-1, keepdim=True).clamp_min(1e-9)
-    corner = wall[row + side[:, 1], column + side[:, 0]] & ~beside.any(-1)
-    depth = depth + (RADIUS - to_corner).clamp_min(0) * corner[:, None] * gap / to_corner
-    return xy - (1 - SOFTNESS) * depth * side
+    distance = gap.norm(dim=-1, keepdim=True).clamp_min(1e-9)
+    corner = (RADIUS - distance).clamp_min(0) * gap / distance * wall[row + side[:, 1], column + side[:, 0], None]
+    walls = beside.sum(-1, keepdim=True)
+    push = (1 - SOFTNESS) * torch.where(walls == 0, corner, depth)
+    push = push + SEAM * corner * ((walls == 1) & ~beside)
+    deeper = depth.amax(-1, keepdim=True)
+    wedge = torch.where(depth == deeper, WEDGE[0] * deeper, WEDGE[1] * deeper + WEDGE[2] * depth)
+    return xy - side * torch.where(depth.amin(-1, keepdim=True) > 0, wedge, push)
 
 
 @lru_cache

@@ -45,6 +45,16 @@ def test_a_wall_gives_back_the_same_share_as_mujoco():
         np.testing.assert_allclose(ours[0], theirs[1], atol=1e-5)
 
 
+def test_a_concave_corner_pushes_back_as_mujoco_to_a_tenth_of_the_depth():
+    env = ogbench_env("medium")
+    env.reset(seed=0)
+    for ratio in (0.2, 0.4, 0.6, 0.8, 1.0):
+        start = (-1.3 - 0.2, -1.3 - 0.2 * ratio)
+        theirs = replay(env, start, np.zeros((1, 2)))
+        ours = pm.push_out(torch.tensor([start]), pm.walls("medium"))
+        np.testing.assert_allclose(ours[0], theirs[1], atol=0.01)
+
+
 def held_pushes(n, steps):
     """Random full-strength pushes held for 25 steps: most of the time against a wall."""
     rng = np.random.default_rng(1)
