@@ -68,7 +68,8 @@ def read(path: Path) -> dict[str, list[str]]:
 
 def write(ids: list[str], path: Path = PAGE) -> None:
     """Measures `ids` and rewrites the page in the order of DATASETS."""
-    rows = read(path) | {id: row(id) for id in ids}
+    measured = {id: row(id) for id in ids}  # takes minutes, so the page is read after it
+    rows = read(path) | measured
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page([rows[id] for id in DATASETS if id in rows]))
 
