@@ -154,13 +154,18 @@ def show(console: Console, plan: Plan, summary: dict[str, Any], path: Path) -> N
     seconds, rate = summary["wall_seconds"], summary["updates_per_second"]
     console.print(f"{seconds:.0f} s, {rate or 0:.0f} updates/s of {len(plan.seeds)} replicas on {plan.device}")
     console.print(f"summary: {path / 'summary.json'}", soft_wrap=True)
-    figure = plot_run(path, plan)
+    figure = plot_run(path, plan, name)
     if figure:
         console.print(f"plot: {figure}", soft_wrap=True)
 
 
+def scalar(value: Any) -> float:
+    """NaN for null and for a vector of objectives, which has no place on a line."""
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
 def finite_values(values: Iterable[Any]) -> np.ndarray:
-    array = np.array(list(values), float)
+    array = np.array([scalar(value) for value in values])
     return array[np.isfinite(array)]
 
 
@@ -178,24 +183,22 @@ def groups(final: list[dict[str, Any]], swept: list[str]) -> dict[tuple, list[di
     return found
 
 
-def read_curve(metrics: Path) -> tuple[str, np.ndarray, np.ndarray]:
-    """(name, steps (T,), scores (T, R)) of the evaluations in metrics.jsonl."""
+def read_curve(metrics: Path, name: str, replicas: int) -> tuple[np.ndarray, np.ndarray]:
+    """steps (T,) and scores (T, R) of the evaluations in metrics.jsonl."""
     rows = [row for row in map(json.loads, metrics.read_text().splitlines()) if row.get("kind") == "eval"]
-    scores = {n: np.array([r.get(n) or [np.nan] for r in rows], float) for n in ("normalized_score", "return_mean")}
-    name = "normalized_score" if np.isfinite(scores["normalized_score"]).any() else "return_mean"
-    return name, np.array([row["step"] for row in rows]), scores[name]
+    scores = [[scalar(value) for value in row.get(name, [None] * replicas)] for row in rows]
+    return np.array([row["step"] for row in rows]), np.array(scores, float).reshape(len(rows), replicas)
 
 
-def plot_run(path: Path, plan: Plan) -> Path | None:
+def plot_run(path: Path, plan: Plan, name: str) -> Path | None:
     """learning_curve.png; None when nothing was evaluated."""
     from fenchel.cli.plot import learning_curves
 
-    name, steps, scores = read_curve(path / METRICS)
+    steps, scores = read_curve(path / METRICS, name, len(plan.seeds))
     if not np.isfinite(scores).any():
         return None
     curves: dict[str, Any] = {}
     for values in dict.fromkeys(tuple(row.items()) for row in plan.swept):
         here = [i for i, row in enumerate(plan.swept) if tuple(row.items()) == values]
         curves[", ".join(f"{k} {v:g}" for k, v in values)] = (steps, scores[:, here])
-    ylabel = name.replace("_", " ").replace("return mean", "return")
-    return learning_curves(path / CURVE, curves, f"{plan.algo} on {plan.env}", ylabel)
+    return learning_curves(path / CURVE, curves, f"{plan.algo} on {plan.env}", name)

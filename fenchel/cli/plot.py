@@ -15,23 +15,39 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # label -> steps (T,), scores (T, R)
 
 
-def learning_curves(path: Path, curves: Curves, title: str, ylabel: str) -> Path:
+def learning_curves(path: Path, curves: Curves, title: str, metric: str) -> Path:
     """Write one small figure (under 100 KB)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 3.6), dpi=110, layout="constrained")
+    figure = new_figure(5.6, 3.6)
     axes = figure.add_subplot()
     for i, (label, (steps, scores)) in enumerate(curves.items()):
         draw(axes, steps, scores, COLOURS[i % len(COLOURS)], label)
-    axes.set(title=title, xlabel="gradient steps", ylabel=ylabel)
-    axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    if len(curves) > 1 or "" not in curves:
-        axes.legend(frameon=False, fontsize=8)
+    dress(axes, title, metric, legend=any(curves))
+    return write(figure, path)
+
+
+def new_figure(width: float, height: float):
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+
+
+def write(figure, path: Path) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     FigureCanvasAgg(figure).print_png(str(path))
     return path
+
+
+def dress(axes, title: str, metric: str, legend: bool) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    label = {"normalized_score": "normalised score", "return_mean": "return"}.get(metric, metric)
+    axes.set(title=title, xlabel="updates", ylabel=label)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    if legend:
+        axes.legend(frameon=False, fontsize=7).set_in_layout(False)
 
 
 def draw(axes, steps: np.ndarray, scores: np.ndarray, colour: str, label: str = "", replicas: bool = True) -> None:
@@ -49,26 +65,21 @@ def draw(axes, steps: np.ndarray, scores: np.ndarray, colour: str, label: str = 
 
 def panels(path: Path, groups: Sequence[Any]) -> Path:
     """One panel per task, one line per learner and options; `groups` as `results.collect` gives them."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names = list(dict.fromkeys(group.env for group in groups))
     labels = list(dict.fromkeys(f"{group.algo} {group.label}".strip() for group in groups))
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(3.6 * columns, 2.9 * rows), dpi=90, layout="constrained")
+    figure = new_figure(3.6 * columns, 2.9 * rows)
     for axes, name in zip(figure.subplots(rows, columns, squeeze=False).flat, names, strict=False):
-        for group in (g for g in groups if g.env == name):
+        here = [group for group in groups if group.env == name]
+        for group in here:
             label = f"{group.algo} {group.label}".strip()
             steps = np.unique(np.concatenate([steps for steps, _ in group.curves]))
             scores = np.full((len(steps), len(group.curves)), np.nan)
             for i, (at, values) in enumerate(group.curves):
                 scores[np.searchsorted(steps, at), i] = values
             draw(axes, steps, scores, COLOURS[labels.index(label) % len(COLOURS)], label, replicas=False)
-        axes.set(title=name, xlabel="gradient steps", ylabel=groups[0].metric.replace("_", " "))
-        axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=7)
-    FigureCanvasAgg(figure).print_png(str(path))
-    return path
+        dress(axes, name, here[0].metric, legend=True)
+    for axes in figure.axes[len(names) :]:
+        axes.remove()
+    return write(figure, path)

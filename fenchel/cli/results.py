@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fenchel.cli.execute import finite_values, read_curve
+from fenchel.cli.execute import finite_values, read_curve, scalar, score_name
 from fenchel.cli.folder import CONFIG, METRICS, SUMMARY
 from fenchel.cli.statistics import interval, iqm, mean
 from fenchel.errors import UserError
@@ -66,7 +66,8 @@ def collect(folders: Iterable[Path]) -> list[Group]:
     for folder in folders:
         config = yaml.safe_load((folder / CONFIG).read_text())
         summary = json.loads((folder / SUMMARY).read_text())
-        metric, steps, scores = read_curve(folder / METRICS)
+        metric = score_name(summary["final"])
+        steps, scores = read_curve(folder / METRICS, metric, len(summary["final"]))
         for i, row in enumerate(summary["final"]):
             options = {k: v[i] if _per_replica(v, summary) else v for k, v in config["config"].items()}
             identity = [config["env"], config["task"], config["algo"], options, config["train"]["steps"]]
@@ -77,8 +78,8 @@ def collect(folders: Iterable[Path]) -> list[Group]:
             if row["seed"] in group.seeds:
                 continue
             group.seeds.add(row["seed"])
-            group.last.append(_number(row.get(metric)))
-            group.best.append(_number(row.get(f"best_{metric}")))
+            group.last.append(scalar(row.get(metric)))
+            group.best.append(scalar(row.get(f"best_{metric}")))
             group.curves.append((steps, scores[:, i]))
             group.seconds += (summary["wall_seconds"] or 0) / len(summary["final"])
             if config["line"] not in group.lines:
@@ -91,19 +92,15 @@ def _per_replica(value: Any, summary: dict[str, Any]) -> bool:
     return isinstance(value, list) and all(isinstance(v, float) for v in value) and len(value) == len(summary["final"])
 
 
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)
-
-
 def _label(groups: list[Group]) -> None:
-    """Name what differs among the groups of one learner."""
-    by_algo = defaultdict(list)
+    """Name what differs among the groups of one learner on one task (between tasks, presets differ anyway)."""
+    alike = defaultdict(list)
     for group in groups:
-        by_algo[group.algo].append(group)
-    for same in by_algo.values():
+        alike[group.env, group.algo].append(group)
+    for same in alike.values():
         keys = [k for k in same[0].options if len({json.dumps(g.options.get(k)) for g in same}) > 1]
         for group in same:
-            words = [f"{k}={json.dumps(group.options[k])}" for k in keys]
+            words = [f"{k}={json.dumps(group.options.get(k))}" for k in keys]
             group.label = " ".join(words + ([f"steps={group.steps}"] if len({g.steps for g in same}) > 1 else []))
 
 
