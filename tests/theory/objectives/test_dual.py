@@ -301,3 +301,10 @@ def test_orthogonal_removes_the_forward_component_per_replica():
         assert (o @ f).abs() < 1e-12
         expected = b - (f @ b) / (f @ f) * f if i < 2 else b
         torch.testing.assert_close(o, expected)
+
+
+def test_odice_weight_of_released_code_is_not_the_ratio_of_its_dual():
+    y = torch.tensor([0.5, -0.5, -3.0], dtype=torch.float64, requires_grad=True)
+    (ratio,) = torch.autograd.grad(dual.residual_dual(y, divergence="chi2").sum(), y)
+    assert ratio.tolist() == [1.25, 0.75, 0.0]
+    assert y.relu().tolist() == [0.5, 0.0, 0.0]  # the released weight
