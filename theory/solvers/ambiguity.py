@@ -16,7 +16,7 @@ from torch import Tensor
 from fenchel.errors import unknown
 
 SETS = ("l1", "linf", "interval", "kl", "chi2")
-BISECTIONS = 100
+BISECTIONS = 64
 
 
 def box_worst(low: Tensor, high: Tensor, z: Tensor) -> Tensor:
