@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 # command -> (module, one line)
@@ -29,3 +30,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(unknown("command", words[0], COMMANDS), file=sys.stderr)
         return 2
     return import_module(f"fenchel.cli.{COMMANDS[words[0]][0]}").main(words[1:])
+
+
+def guarded(body: Callable[[], int]) -> int:
+    """Run a command: a refusal is one sentence and status 2, Ctrl-C is 130, a reader that has gone ends it quietly."""
+    from fenchel.errors import UserError
+
+    try:
+        return body()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # as in `| head`; what is left in the buffer must not fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from fenchel.cli import guarded
 from fenchel.errors import UserError
 
 
@@ -18,13 +18,6 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}; see --help.")
 
 
-def guarded(body: Callable[[argparse.Namespace], int], parser: Parser, argv: Sequence[str] | None) -> int:
-    """Parse and run `body`; a UserError becomes one sentence and status 2, Ctrl-C becomes 130."""
-    try:
-        return body(parser.parse_args(None if argv is None else list(argv)))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
-        return 130
+def run(body: Callable[[argparse.Namespace], int], parser: Parser, argv: Sequence[str] | None) -> int:
+    """Parse and run `body`, guarded."""
+    return guarded(lambda: body(parser.parse_args(None if argv is None else list(argv))))

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fenchel.cli.arguments import Parser, guarded
+from fenchel.cli.arguments import Parser, run
 from fenchel.errors import unknown
 
 # name -> "module:function", function() -> rows with the keys case, ours, peer, peer_value, ratio, unit
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("name", help=", ".join(BENCHES))
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table for docs/benchmarks.md")
-    return guarded(_main, parser, argv)
+    return run(_main, parser, argv)
 
 
 def _main(args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from fenchel.cli.arguments import Parser, guarded
+from fenchel.cli.arguments import Parser, run
 from fenchel.errors import UserError
 
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("words", nargs="*", metavar="ID [task.OPTION=VALUE ...]")
     parser.add_argument("--all", action="store_true", help="every native data set")
     parser.add_argument("--minari", metavar="NAME", help="also write it as this Minari data set")
-    return guarded(_main, parser, argv)
+    return run(_main, parser, argv)
 
 
 def _main(args: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fenchel.cli.arguments import Parser, guarded
+from fenchel.cli.arguments import Parser, run
 from fenchel.errors import UserError
 
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, metavar="FILE", help="a page for docs/results, its figure beside it")
     parser.add_argument("--catalogue", action="store_true", help="refresh docs/papers.toml")
     parser.add_argument("--readme", action="store_true", help="refresh the table in README.md")
-    return guarded(_main, parser, argv)
+    return run(_main, parser, argv)
 
 
 def _main(args: argparse.Namespace) -> int:

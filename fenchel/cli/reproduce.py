@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from fenchel.cli import catalogue, source
-from fenchel.cli.arguments import Parser, guarded
+from fenchel.cli.arguments import Parser, run
 from fenchel.errors import UserError, unknown
 
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--list", action="store_true", help="what each demonstration expects; run nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there instead")
-    return guarded(_main, parser, argv)
+    return run(_main, parser, argv)
 
 
 def _main(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fenchel.cli import guarded
 from fenchel.errors import UserError, did_you_mean
 
 USAGE = """\
@@ -28,17 +29,7 @@ FLAGS = ("-m", "--multirun", "--list", "--explain", "--cfg", "-h", "--help")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status; prints one sentence and no traceback when it is not 0."""
-    try:
-        return _main(list(sys.argv[1:] if argv is None else argv))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
-        sys.stdout = None  # type: ignore[assignment]
-        return 0
+    return guarded(lambda: _main(list(sys.argv[1:] if argv is None else argv)))
 
 
 def _main(argv: list[str]) -> int:

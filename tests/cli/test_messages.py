@@ -8,8 +8,6 @@ import pytest
 
 from fenchel.cli.run import main
 
-ALGOS = "bc, cql, iql, td3_bc"
-
 MESSAGES = [
     # what is not a line
     ("env", "'env' is not understood; write key=value."),
@@ -28,7 +26,7 @@ MESSAGES = [
     ("hydra.verbose=true", "hydra.verbose belongs to sweeps; add -m."),
     ("hydra/launcher=joblib", "hydra/launcher belongs to sweeps; add -m."),
     # names
-    ("algo=iqll", f"algo=iqll is unknown; valid are *{ALGOS[4:]}. Did you mean 'iql'?"),
+    ("algo=iqll", "algo=iqll is unknown; valid are bc, *. Did you mean 'iql'?"),
     ("algo=null", "algo=null is unknown; valid are *."),
     ("algo=[bc]", "algo=[bc] is unknown; valid are *. Did you mean 'bc'?"),
     ("algo=bc,iql", "algo=bc,iql names several values of algo; add -m to run one job per value."),
