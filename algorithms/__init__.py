@@ -15,6 +15,8 @@ ALGORITHMS: dict[str, str] = {
     "bc": "offline.bc:BC",
     "cql": "offline.cql:CQL",
     "iql": "offline.iql:IQL",
+    "ppo": "online.ppo:PPO",
+    "sac": "online.sac:SAC",
     "td3_bc": "offline.td3_bc:TD3BC",
 }
 

@@ -119,8 +119,6 @@ def test_every_tensor_that_training_changes_is_saved(key, kind, make, advance):
 
 def test_update_runs_on_fake_tensors(key, kind, make, tasks):
     """No host sync and no data-dependent shape, so that a GPU can capture it."""
-    if get_algorithm(key).ONLINE:
-        pytest.skip("its batches come from an environment")
     learner = make(key, kind, SEEDS, clip_grad=1.0)
     batch = learner.source(tasks[kind])(0)
     with FakeTensorMode(allow_non_fake_inputs=False) as mode:

@@ -1,0 +1,179 @@
+"""Proximal policy optimisation with replicas: every replica has its own environments, statistics and minibatches.
+
+    pi:  max E min(rho A, clip(rho, 1 - clip, 1 + clip) A) + entropy_coef H(pi),  rho = pi(a|s) / pi_old(a|s)   (eq. 7)
+    V:   min value_coef E (V(s) - (A + V_old(s)))^2 / 2
+    A:   sum_l (gamma lambda)^l (r + gamma V(s') - V(s)), cut at an episode's end, bootstrapped at a time-out    (GAE)
+
+Schulman et al. 2017, "Proximal policy optimization algorithms" (arXiv 1707.06347); GAE is arXiv 1506.02438.
+
+A step of training is one minibatch; a rollout of `horizon * num_envs` transitions is learned from for `epochs` passes,
+so `steps` updates take about `steps * batch_size / epochs` environment steps. Observations are normalised by their
+running moments, rewards by the running deviation of the discounted return, as in stable-baselines3's VecNormalize.
+
+Departures: policy and value share no layers; the value loss is not clipped; the step size is constant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fenchel.algorithms.config import Config
+from fenchel.algorithms.learner import Learner
+from fenchel.algorithms.networks import Adam, Value, stochastic_policy
+from fenchel.algorithms.online.collector import Collector, Moments
+from fenchel.algorithms.sampler import Batch
+from fenchel.envs.task import Task
+from fenchel.errors import UserError
+from fenchel.theory.objectives import policy_gradient
+from fenchel.theory.objectives.reduce import reduce
+from fenchel.theory.objectives.returns import gae
+
+
+@dataclass
+class PPOConfig(Config):
+    num_envs: int = field(default=8, metadata={"range": (1, None)})
+    """copies of the environment per replica"""
+    horizon: int = field(default=256, metadata={"range": (1, None)})
+    """steps of every copy per rollout"""
+    epochs: int = field(default=10, metadata={"range": (1, None)})
+    """passes over a rollout"""
+    batch_size: int = field(default=64, metadata={"range": (1, None)})
+    """transitions per update and replica; at most a rollout"""
+    hidden: tuple[int, ...] = field(default=(64, 64), metadata={"range": (1, None)})
+    """widths of the hidden layers of both networks, which use tanh"""
+    gae_lambda: float | list[float] = field(default=0.95, metadata={"range": (0, 1)})
+    """lambda of the advantage: 0 is the TD error, 1 the return"""
+    clip: float = field(default=0.2, metadata={"range": (0, None)})
+    """how far the ratio may leave 1 with a gradient"""
+    value_coef: float = field(default=0.5, metadata={"range": (0, None)})
+    """weight of the value loss"""
+    entropy_coef: float = field(default=0.0, metadata={"range": (0, None)})
+    """weight of the entropy bonus"""
+    clip_grad: float | None = field(default=0.5, metadata={"range": (0, None)})
+    """largest norm of one replica's gradient; null: no clipping"""
+    normalize_reward: bool = True
+    """divide rewards by the running deviation of the discounted return"""
+
+
+class PPO(Learner):
+    Config = PPOConfig
+    PAPER = 232
+    TITLE = "Proximal policy optimization"
+    FAMILY = "online"
+    DEMO = "pendulum"
+    ONLINE = True
+    PRESETS = {  # noqa: RUF012
+        "small": {"hidden": [64, 64], "batch_size": 64},
+        "*pendulum*": {"gamma": 0.9, "lr": 1e-3, "horizon": 128},
+    }
+
+    def setup(self) -> None:
+        shared = {"activation": "tanh", "init": "orthogonal", "layer_norm": self.config.layer_norm, "dtype": self.dtype}
+        hidden = self.config.hidden
+        self.policy = stochastic_policy(self.rng, "policy", self.spec, hidden, squash="none", last_gain=0.01, **shared)
+        self.value = Value(self.rng, "value", self.spec, hidden, **shared)
+        self.optimiser = Adam(self.policy, self.value, lr=self.config.lr, clip=self.config.clip_grad)
+        like = self.obs_mean.new_empty(self.R, 1, self.spec.obs_dim)
+        self.obs_mean, self.obs_std = torch.zeros_like(like), torch.ones_like(like)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        h, obs, advantage = self.h, batch["obs"], batch["advantage"]
+        centred = advantage - advantage.mean(1, keepdim=True)
+        advantage = centred / (centred.square().mean(1, keepdim=True).sqrt() + 1e-8)
+        log_ratio = self.policy.log_prob(obs, batch["action"]) - batch["log_prob"]
+        clipped = policy_gradient.ppo_clip(log_ratio, advantage, clip=h.clip)
+        error = policy_gradient.ppo_value(self.value(obs), batch["value"], batch["return"])
+        losses = {
+            "policy_loss": reduce(clipped),
+            "value_loss": h.value_coef * reduce(error),
+            "entropy_loss": -h.entropy_coef * reduce(self.policy.entropy(obs)),
+        }
+        self.optimiser.step(*losses.values())
+        outside = (log_ratio.detach().exp() - 1).abs() > h.clip
+        return {name: loss.detach() for name, loss in losses.items()} | {"clipped": outside.to(self.dtype).mean(1)}
+
+    def source(self, task: Task, normalize_obs: bool = True) -> Rollouts:
+        return Rollouts(self, task, normalize_obs)
+
+
+class Rollouts:
+    """Minibatches of the newest rollout; a new one is collected when its epochs are over."""
+
+    def __init__(self, learner: PPO, task: Task, normalize_obs: bool):
+        config = learner.config
+        self.learner, self.config, self.normalize_obs = learner, config, normalize_obs
+        self.size = config.horizon * config.num_envs
+        if config.batch_size > self.size:
+            raise UserError(
+                f"batch_size={config.batch_size} exceeds a rollout, horizon * num_envs = {self.size} transitions."
+            )
+        self.per_epoch = self.size // config.batch_size
+        self.collector = Collector(learner, task, config.num_envs)
+        self.moments = Moments(learner.obs_mean, learner.obs_std)
+        rows = learner.obs_mean.new_zeros(learner.R, self.size)
+        wide = {"obs": learner.spec.obs_dim} | ({} if learner.spec.discrete else {"action": learner.spec.action.dim})
+        self.rollout = {name: rows.new_zeros(*rows.shape, dim) for name, dim in wide.items()}
+        self.rollout |= {"action": rows.long()} if learner.spec.discrete else {}
+        self.rollout |= {name: torch.zeros_like(rows) for name in ("log_prob", "advantage", "value", "return")}
+        one = rows.new_zeros(learner.R, 1, 1)
+        self.scale = Moments(one.clone(), torch.ones_like(one))  # of the discounted return so far
+        self.discounted = rows.new_zeros(learner.R, config.num_envs)
+
+    def __call__(self, step: int) -> Batch:
+        epoch, batch = divmod(step, self.per_epoch)
+        if batch == 0 and epoch % self.config.epochs == 0:
+            self._collect()
+        order = self.learner.rng.uniform("order", (self.size,), counter=epoch).argsort(1)
+        index = order[:, batch * self.config.batch_size : (batch + 1) * self.config.batch_size]
+        return {name: _take(rows, index) for name, rows in self.rollout.items()}
+
+    def at_checkpoint(self, index: int) -> None:
+        self.collector.at_checkpoint()
+        self.discounted.zero_()
+
+    def state(self) -> dict[str, Tensor]:
+        own = {"moments": self.moments.count, "discounted": self.discounted}
+        own |= {f"scale.{name}": tensor for name, tensor in vars(self.scale).items()}
+        return own | self.collector.state() | {f"rollout.{name}": rows for name, rows in self.rollout.items()}
+
+    @torch.no_grad()
+    def _collect(self) -> None:
+        """Act for `horizon` steps; advantages from the values as they are now."""
+        learner, steps = self.learner, []
+        gamma = learner.h.gamma
+        for _ in range(self.config.horizon):
+            raw = self.collector.obs
+            if self.normalize_obs:
+                self.moments.update(raw)
+            obs = learner.normalise(raw)
+            action, log_prob = learner.policy.sample(obs, self.collector.noise(learner.policy.NOISE))
+            move = self.collector.step(action)
+            row = {"obs": obs, "action": action, "log_prob": log_prob, "value": learner.value(obs)}
+            row |= {"reward": self._scaled(move.reward, move.terminal | move.timeout, gamma)}
+            row |= {"next_value": learner.value(learner.normalise(move.next_obs))}
+            row |= {"discount": gamma * (~move.terminal).to(learner.dtype)}
+            steps.append(row | {"cut": (move.terminal | move.timeout).to(learner.dtype)})
+        columns: dict[str, Tensor] = {name: torch.stack([row[name] for row in steps], 2) for name in steps[0]}
+        lam = learner.h.gae_lambda
+        lam = lam.unsqueeze(-1) if isinstance(lam, Tensor) else lam
+        advantage = gae(*(columns[name] for name in ("reward", "discount", "value", "next_value", "cut")), lam=lam)
+        columns |= {"advantage": advantage, "return": advantage + columns["value"]}
+        for name, rows in self.rollout.items():
+            rows.copy_(columns[name].flatten(1, 2))
+
+    def _scaled(self, reward: Tensor, over: Tensor, gamma: Any) -> Tensor:
+        if not self.config.normalize_reward:
+            return reward
+        self.discounted.mul_(gamma).add_(reward)
+        self.scale.update(self.discounted.unsqueeze(-1))
+        self.discounted.masked_fill_(over, 0.0)
+        return (reward / self.scale.std[..., 0]).clamp(-10, 10)
+
+
+def _take(rows: Tensor, index: Tensor) -> Tensor:
+    """rows (R, N[, dim]) at index (R, B) -> (R, B[, dim])."""
+    return rows.gather(1, index if rows.ndim == 2 else index.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
