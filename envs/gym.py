@@ -7,7 +7,9 @@ until it is reset, which also makes evaluation cheaper.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,23 @@ def reference_of(name: str) -> tuple[float, float] | None:
     """D4RL's reference for any id that names one of its three robots: "gym:Hopper-v5", "mujoco/hopper/medium-v0"."""
     words = name.lower().replace("/", "-").replace(":", "-").replace("_", "-").split("-")
     return next((D4RL_REFERENCE[word] for word in words if word in D4RL_REFERENCE), None)
+
+
+def quiet_mujoco() -> None:
+    """MuJoCo prints its warnings and appends them to MUJOCO_LOG.TXT in the current directory; log them instead.
+
+    Notes of its compiler about old model files are not for our users; what the simulation reports is.
+    """
+    if find_spec("mujoco") is None:
+        return
+    import mujoco
+
+    log = logging.getLogger("mujoco")
+
+    def hear(text: str) -> None:
+        log.log(logging.DEBUG if text.startswith("compiler") else logging.WARNING, text)
+
+    mujoco.set_mju_user_warning(hear)
 
 
 def spec_of(env: Any, id: str) -> Spec:
@@ -162,6 +181,10 @@ def _registered(id: str, module: Any, options: dict[str, Any], given: str | None
     from gymnasium import error
 
     prefix, _, name = id.partition(":")
+
+    entry = str(getattr(module, "registry", {}).get(name, "")).lower()
+    if prefix != "gym" or "mujoco" in entry:
+        quiet_mujoco()
 
     def make_one() -> Any:
         return module.make(name, **options)

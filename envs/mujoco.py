@@ -26,7 +26,7 @@ from torch import Tensor
 from fenchel.envs.cache import build_once
 from fenchel.envs.collect import collect, copy_streams
 from fenchel.envs.dataset import OfflineDataset
-from fenchel.envs.gym import D4RL_REFERENCE, GymEnv, task_of
+from fenchel.envs.gym import D4RL_REFERENCE, GymEnv, quiet_mujoco, task_of
 from fenchel.envs.progress import progress
 from fenchel.envs.task import Task
 from fenchel.errors import UserError
@@ -127,6 +127,7 @@ def task(id: str, *, transitions: int = 200_000, data_seed: int = 0) -> Task:
     """
     robot, _, kind = id.partition("-")
     one = partial(make_one, robot)
+    quiet_mujoco()
 
     def dataset() -> OfflineDataset:
         source = "" if kind == "random" else actors_hash(robot)

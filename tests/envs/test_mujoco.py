@@ -71,3 +71,11 @@ def test_missing_actors_are_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="actors of hopper are missing"):
         make("hopper-medium").dataset()
     mj.snapshots.cache_clear()
+
+
+def test_nothing_is_printed_and_no_log_file_is_left(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    for id in ("halfcheetah-random", "gym:HalfCheetah-v5"):
+        make(id).make_vec(2)
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
