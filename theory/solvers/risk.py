@@ -40,7 +40,9 @@ def _validate(mdp: TabularMDP, horizon: int | None, one_discount: bool) -> None:
 def _merge(keys: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
     """Unique rows of integer keys with rounded atoms appended -> (unique rows, inverse)."""
     unit = 10.0**-DIGITS * max(1e-300, float(atoms.abs().max()) if len(atoms) else 1.0)
-    return torch.unique(torch.cat([keys, torch.round(atoms / unit)[:, None].to(torch.int64)], 1), dim=0, return_inverse=True)
+    return torch.unique(
+        torch.cat([keys, torch.round(atoms / unit)[:, None].to(torch.int64)], 1), dim=0, return_inverse=True
+    )
 
 
 def _constant_discount(mdp: TabularMDP) -> float:
@@ -196,9 +198,7 @@ def solve_return_law(
     probabilities = mass.new_zeros(len(unique)).index_add(0, inverse, mass)
     atoms = atom.new_zeros(len(unique)).scatter(0, inverse, atom)
     answer = Solution(V=(atoms * probabilities).sum(), extra={"atoms": atoms, "probabilities": probabilities})
-    return certified(
-        answer, "return_law", risk_checks.check_return_law, problem, tol, policy=policy, horizon=horizon
-    )
+    return certified(answer, "return_law", risk_checks.check_return_law, problem, tol, policy=policy, horizon=horizon)
 
 
 def cvar(atoms: Float[Tensor, " N"], probabilities: Float[Tensor, " N"], level: float) -> Tensor:

@@ -37,7 +37,10 @@ def _pushed_l1(p0: Tensor, z: Tensor, mean: Tensor) -> Tensor:
 
 def _pushed(name: str, p0: Tensor, z: Tensor, mean: Tensor) -> Tensor:
     """Bisection along the optimal path: growing radius for linf, growing tilt for kl and chi2."""
-    low, high = torch.full_like(mean, 0.0 if name == "linf" else -60.0), torch.full_like(mean, 1.0 if name == "linf" else 60.0)
+    low, high = (
+        torch.full_like(mean, 0.0 if name == "linf" else -60.0),
+        torch.full_like(mean, 1.0 if name == "linf" else 60.0),
+    )
     path = (lambda t: worst_row(name, p0, z, t)) if name == "linf" else (lambda t: tilt(name, p0, z, t))
     for _ in range(HALVINGS):
         middle = (low + high) / 2

@@ -26,7 +26,7 @@ from fenchel.theory.solvers.solution import Solution
 GOLDEN = (5**0.5 - 1) / 2
 
 
-def maximise(f: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, steps: int = 90) -> Tensor:
+def maximise(f: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, steps: int = 60) -> Tensor:
     """The greatest value seen by a golden-section search of a unimodal f, batched."""
     best = torch.maximum(f(low), f(high))
     for _ in range(steps):
@@ -54,12 +54,7 @@ def dual_bound(name: str, p0: Tensor, z: Tensor, radius: Tensor | None, bounds: 
         f = lambda t: -t.exp() * torch.logsumexp(p0.log() - x / t.exp()[..., None], -1) - t.exp() * radius  # noqa: E731
     else:
         x = (z - base[..., None]) / spread[..., None]
-        f = lambda t: (
-            t.exp()
-            - (
-                (1 + radius) * (p0 * (t.exp()[..., None] - x).clamp(min=0) ** 2).sum(-1)
-            ).sqrt()
-        )
+        f = lambda t: t.exp() - ((1 + radius) * (p0 * (t.exp()[..., None] - x).clamp(min=0) ** 2).sum(-1)).sqrt()
     found = torch.maximum(
         maximise(f, torch.full_like(base, -30.0), torch.full_like(base, 18.0)), torch.zeros_like(base)
     )
@@ -80,7 +75,7 @@ def penalised(name: str, p0: Tensor, z: Tensor, lam: Tensor) -> Tensor:
     f = lambda eta: (  # noqa: E731
         eta + lam - lam * (p0 * (1 + (eta[..., None] - z) / (2 * lam[..., None])).clamp(min=0) ** 2).sum(-1)
     )
-    return maximise(f, base - 2 * lam, top, 70)
+    return maximise(f, base - 2 * lam, top, 45)
 
 
 def joint_bound(name: str, p0: Tensor, z: Tensor, radius: Tensor) -> Tensor:

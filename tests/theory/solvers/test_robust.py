@@ -44,8 +44,8 @@ def test_sa_rectangular_fixed_point(name):
     assert s.certificate.holds
     assert check(mdp, "robust", s, ambiguity=name, radius=0.2).holds
     assert (s.upper - s.lower < 1e-7).all()
-    slow = solve(mdp, "robust", "value_iteration", 1e-4, ambiguity=name, radius=0.2)
-    assert torch.allclose(slow.V, s.V, atol=1e-4)
+    slow = solve(mdp, "robust", "value_iteration", 1e-2, ambiguity=name, radius=0.2)
+    assert torch.allclose(slow.V, s.V, atol=1e-2)
     one = solve(mdp[1], "robust", ambiguity=name, radius=0.2)
     assert torch.allclose(one.V, s.V[1], atol=1e-9)
     z = 0.8 * s.V[0].numpy()
