@@ -95,12 +95,7 @@ def large(num_states: int = 100_000) -> Iterator[dict[str, Any]]:
 
 
 def batches() -> Iterator[dict[str, Any]]:
-    for B, S, A, kind in (
-        (10_000, 10, 3, "dense"),
-        (10_000, 10, 3, "ring"),
-        (1_000, 50, 5, "dense"),
-        (1_000, 50, 5, "ring"),
-    ):
+    for (B, S, A), kind in product(((10_000, 10, 3), (1_000, 50, 5)), ("dense", "ring")):
         mdp = dense(Rng(2), B, S, A, 0.99) if kind == "dense" else ring(Rng(2), B, S, A, 2, 0.99)
         theirs = looped(mdp, lambda one: quantecon(one, "policy_iteration"))
         for method in ("pi", "fused"):

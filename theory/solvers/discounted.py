@@ -130,15 +130,19 @@ def _chunked(flat: Backup, method: str, limit: int) -> tuple[Bounds, Tensor]:
     for c in chunks(flat):
         problem = flat[c]
         w = weight(problem)
-        V, actions, count = howard(problem, limit) if method == "pi" else value_program(problem)
-        parts.append(bounds(V, problem.q(V), w, actions))
+        if method == "pi":
+            V, Q, actions, count = howard(problem, limit)
+        else:
+            V, actions, count = value_program(problem)
+            Q = problem.q(V)
+        parts.append(bounds(V, Q, w, actions))
         counts.append(count)
     lower, upper, actions = (torch.cat([getattr(p, k) for p in parts]) for k in ("lower", "upper", "actions"))
     return Bounds(lower, upper, actions), torch.cat(counts)
 
 
-def howard(problem: Backup, limit: int = 1000) -> tuple[Tensor, Int[Tensor, "B S"], Tensor]:
-    """Policy iteration from a few sweeps of value iteration -> (V of the policy, actions, iterations).
+def howard(problem: Backup, limit: int = 1000) -> tuple[Tensor, Tensor, Int[Tensor, "B S"], Tensor]:
+    """Policy iteration from a few sweeps of value iteration -> (V and Q of the policy, actions, iterations).
 
     Actions change only on an improvement beyond rounding, so ties cannot make it cycle.
     """
@@ -148,7 +152,7 @@ def howard(problem: Backup, limit: int = 1000) -> tuple[Tensor, Int[Tensor, "B S
     for _ in range(WARM_START):
         V = problem.q(V).amax(-1)
     actions = problem.q(V).argmax(-1)
-    values, policies = torch.empty_like(V), torch.empty_like(actions)
+    values, qs, policies = torch.empty_like(V), torch.empty_like(problem.r), torch.empty_like(actions)
     iterations = torch.zeros(B, dtype=torch.int64, device=V.device)
     index = torch.arange(B, device=V.device)
     for iteration in range(1, limit + 1):
@@ -159,9 +163,10 @@ def howard(problem: Backup, limit: int = 1000) -> tuple[Tensor, Int[Tensor, "B S
         better = best > take(Q, actions) + STRICT * V.abs().amax(-1, keepdim=True).clamp(min=1)
         active = better.any(-1)
         done = index[~active]
-        values[done], policies[done], iterations[done] = V[~active], actions[~active], iteration
+        values[done], qs[done], policies[done] = V[~active], Q[~active], actions[~active]
+        iterations[done] = iteration
         if not active.any():
-            return values, policies, iterations
+            return values, qs, policies, iterations
         actions = torch.where(better, greedy, actions)[active]
         problem, index = problem[active] if not active.all() else problem, index[active]
     raise UserError(f"policy iteration did not settle in {limit} steps; valid are problems with finite values.")
