@@ -78,6 +78,11 @@ def test_a_repeated_run_counts_once(runs):
     assert read(runs)["bc", ""]["seeds"] == 4
 
 
+def test_a_seed_that_two_runs_share_counts_once(runs):
+    write_run(runs / "e", "bc", {3: 1000.0, 4: 20.0})
+    assert read(runs)["bc", ""]["seeds"] == 5
+
+
 def test_unfinished_and_damaged_runs_are_named(runs, capsys):
     write_run(runs / "f", "bc", {9: 1.0}, status="failed")
     write_run(runs / "g", "bc", {9: 1.0})
