@@ -56,7 +56,7 @@ def test_batched_markov_game():
 
 def test_joint_mdp_numbers_actions_row_by_row():
     game = random_markov_game(Rng(0), 1, rows=2, columns=3)
-    assert torch.equal(game.as_mdp().P[0, 1, 1 * 3 + 2], game.P[0, 1, 1, 2])
+    assert torch.equal(game.as_mdp().P[0, 1, 0 * 3 + 2], game.P[0, 1, 0, 2])
 
 
 @given(preference_games())
