@@ -46,8 +46,7 @@ def finite_value(mdp, horizon: int, state: int) -> float:
     rows, r = _rows(mdp), mdp.r.numpy()
     best = -np.inf
     for a in np.flatnonzero(mdp.mask.numpy()[state]):
-        after = sum(
-            float(rows[state, a, t]) * finite_value(mdp, horizon - 1, t) for t in np.flatnonzero(rows[state, a])
-        )
+        successors = np.flatnonzero(rows[state, a]).tolist()
+        after = sum((float(rows[state, a, t]) * finite_value(mdp, horizon - 1, t) for t in successors), 0.0)
         best = max(best, float(r[state, a]) + after)
     return best

@@ -8,6 +8,7 @@ its own policy. Problems that have converged leave the batch. Everything is comp
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 
 import torch
@@ -69,16 +70,18 @@ def _solution(
     batch, dtype = mdp.batch_shape, mdp.dtype
     policy = one_hot(found.actions, mdp.num_actions, torch.float64)
     V = found.middle
-    d = discounted_occupancy(flat, found.actions)[..., None] * policy if occupancy else None
 
-    def shaped(t: Tensor | None) -> Tensor | None:
-        return None if t is None else t.reshape(*batch, *t.shape[1:]).to(dtype if t.is_floating_point() else None)
+    def shaped(t: Tensor) -> Tensor:
+        return t.reshape(*batch, *t.shape[1:]).to(dtype)
 
-    return Solution(
-        V=shaped(V), Q=shaped(flat.q(V)), policy=shaped(policy), occupancy=shaped(d), lower=shaped(found.lower),
+    answer = Solution(
+        V=shaped(V), Q=shaped(flat.q(V)), policy=shaped(policy), lower=shaped(found.lower),
         upper=shaped(found.upper), iterations=iterations.reshape(batch),
         certificate=Certificate("discounted", {"gap": found.gap.reshape(batch)}, tol),
     )  # fmt: skip
+    if not occupancy:
+        return answer
+    return replace(answer, occupancy=shaped(discounted_occupancy(flat, found.actions)[..., None] * policy))
 
 
 def discounted_occupancy(flat: Backup, actions: Int[Tensor, "B S"]) -> Float[Tensor, "B S"]:

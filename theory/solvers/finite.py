@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -64,4 +66,4 @@ def stages(mdp: TabularMDP, horizon: int | None) -> list[TabularMDP]:
     if not mdp.batch_shape:
         raise UserError("horizon is needed, or an MDP whose last batch axis is time.")
     axis = len(mdp.batch_shape) - 1
-    return [mdp.map(lambda t, h=h: t.select(axis, h)) for h in range(mdp.batch_shape[-1])]
+    return [mdp.map(partial(torch.select, dim=axis, index=h)) for h in range(mdp.batch_shape[-1])]

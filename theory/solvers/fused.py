@@ -144,7 +144,7 @@ def fused_policy_iteration(flat: Backup, limit: int = 1000) -> tuple[Bounds, Ten
     lower, upper = torch.empty(B, S, dtype=torch.float64), torch.empty(B, S, dtype=torch.float64)
     arrays = (t.contiguous().numpy() for t in (flat.P, flat.r, flat.discount, missing))  # one layout, one compilation
     outputs = (t.numpy() for t in (actions, lower, upper, counts))
-    _solve_all(*arrays, 3, STRICT, limit, *outputs)
+    _solve_all(*arrays, 3, STRICT, limit, *outputs)  # type: ignore[call-arg]
     if not bool(counts.all()):
         raise UserError(f"policy iteration did not settle in {limit} steps; valid are problems with finite values.")
     return Bounds(lower, upper, actions), counts

@@ -33,15 +33,18 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Solution:
-    """Fields that a criterion does not define are None; `extra` holds what only one criterion has."""
+    """Fields that a criterion does not define are None; `extra` holds what only one criterion has.
 
-    V: Tensor | None = None
-    Q: Tensor | None = None
-    policy: Tensor | None = None
-    occupancy: Tensor | None = None
-    multipliers: Tensor | None = None
-    lower: Tensor | None = None
-    upper: Tensor | None = None
+    They are typed as if always there: who asks for a criterion knows which fields it defines.
+    """
+
+    V: Tensor = None  # type: ignore[assignment]
+    Q: Tensor = None  # type: ignore[assignment]
+    policy: Tensor = None  # type: ignore[assignment]
+    occupancy: Tensor = None  # type: ignore[assignment]
+    multipliers: Tensor = None  # type: ignore[assignment]
+    lower: Tensor = None  # type: ignore[assignment]
+    upper: Tensor = None  # type: ignore[assignment]
     iterations: int | Tensor = 0
-    certificate: Certificate | None = None
+    certificate: Certificate = None  # type: ignore[assignment]
     extra: dict[str, Tensor] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,8 @@ def solve_sparse(
 def _solution(problem: SparseMDP, mdp: SparseMDP, found: tuple, iterations: int, tol: float) -> Solution:
     lower, upper, actions = found
     V = (lower + upper) / 2
-    Q = policy = None
+    Q: Any = None
+    policy: Any = None
     if mdp.num_states * mdp.num_actions <= 10_000_000:
         Q = mdp.backup(V).masked_fill(~mdp.mask, -torch.inf).to(problem.dtype)
         policy = torch.nn.functional.one_hot(actions, mdp.num_actions).to(problem.dtype)
