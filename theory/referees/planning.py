@@ -113,7 +113,7 @@ def proper_distance(P: np.ndarray, cost: np.ndarray, goal: int) -> np.ndarray:
     for pi in every_policy(S, A):
         chain = np.array([P[s, a] for s, a in enumerate(pi)])
         chain[goal] = np.eye(S)[goal]
-        reached = np.linalg.matrix_power(chain, 1 << 40)[:, goal] if S else None
+        reached = np.linalg.matrix_power(chain, 1 << 40)[:, goal]
         sure = reached > 1 - 1e-9
         inner = np.flatnonzero(sure & (np.arange(S) != goal))
         step = np.array([cost[s, a] for s, a in enumerate(pi)])

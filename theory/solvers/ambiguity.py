@@ -87,7 +87,8 @@ def worst_row(
     if name not in SETS:
         raise unknown("ambiguity", name, SETS)
     if name == "interval":
-        assert low is not None and high is not None
+        assert low is not None
+        assert high is not None
         return box_worst(low, high, z)
     assert radius is not None
     if name == "linf":

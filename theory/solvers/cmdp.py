@@ -127,7 +127,7 @@ def _arrays(mdp: TabularMDP, kernel: Tensor) -> tuple[np.ndarray, np.ndarray, np
     rows = kernel.reshape(-1, mdp.num_states).cpu().numpy().astype(float)[pairs]
     rows[np.abs(rows) < DROPPED] = 0.0
     state = np.eye(mdp.num_states)[pairs // mdp.num_actions]
-    channels = mdp.r.reshape(mdp.num_channels, -1).T.cpu().numpy().astype(float)[pairs]
+    channels = mdp.r.flatten(1).T.cpu().numpy().astype(float)[pairs]
     return pairs, rows, state, channels
 
 
@@ -180,12 +180,12 @@ def _average_lp(mdp: TabularMDP, budgets: Float[Tensor, " K"]) -> dict:
 def _raise_infeasible(mdp: TabularMDP, kernel: Tensor | None, budgets: Tensor, message: str) -> None:
     """max over weights >= 0, sum 1, of [min_policy weights . cost - weights . budgets]: positive iff infeasible."""
     average = kernel is None
-    pairs, rows, state, channels = _arrays(mdp, mdp.P if average else kernel)
+    pairs, rows, state, channels = _arrays(mdp, mdp.P if kernel is None else kernel)
     S, K = mdp.num_states, len(budgets)
     mu, b = mdp.mu0.cpu().numpy().astype(float), budgets.cpu().numpy().astype(float)
     A = np.c_[state - rows, -channels[:, 1:]]
     c, simplex, n = np.r_[-mu, b], np.r_[np.zeros(S), np.ones(K)], len(pairs)
-    bounds = [(None, None)] * S + [(0, None)] * K
+    bounds: list = [(None, None)] * S + [(0, None)] * K
     if average:  # variables: gain, bias, weights
         A = np.block([[state - rows, np.zeros((n, S + K))], [state, A]])
         c, simplex, bounds = np.r_[-mu, np.zeros(S), b], np.r_[np.zeros(S), simplex], [(None, None)] * S + bounds
@@ -233,7 +233,7 @@ def _lagrangian(mdp: TabularMDP, budget: Float[Tensor, "*b"], limit: int = 200) 
     free = c_over <= budget  # the unconstrained optimum is within budget: lam = 0
     lam, V = torch.zeros_like(budget), V_over
     active = ~free & (c_over > c_within)
-    for iterations in range(1, limit + 1):
+    for iterations in range(1, limit + 1):  # noqa: B007
         spread = torch.where(active, c_over - c_within, torch.ones_like(lam))
         lam = torch.where(active, (r_over - r_within) / spread, lam).clamp(min=0)
         V, actions, d, reward, cost = best(r - lam[..., None, None] * c, actions)

@@ -93,11 +93,11 @@ def solve_coverage(problem: TabularMDP, *, method: str = "auto", tol: float = 1e
     if method not in ("auto", "ols"):
         raise unknown("method", method, ("auto", "ols"))
     validate_objectives(problem)
-    K = problem.num_channels
+    K = len(problem.r)
     done: dict[bytes, Tensor] = {}
     corners = np.r_[np.eye(K), np.full((1, K), 1 / K)]
     vectors, policies = np.zeros((0, K)), problem.P.new_zeros(0, *problem.r.shape[1:])
-    for iterations in range(1, limit + 1):
+    for iterations in range(1, limit + 1):  # noqa: B007
         fresh = np.array([w for w in corners if w.tobytes() not in done]).reshape(-1, K)
         if not len(fresh):
             break
@@ -110,7 +110,7 @@ def solve_coverage(problem: TabularMDP, *, method: str = "auto", tol: float = 1e
         corners = corner_weights(vectors)
     else:
         raise UserError(f"the coverage set did not close in {limit} rounds; valid is a larger tol.")
-    kept, weights = extreme(vectors, 1e-2 * tol)
+    kept, unique_at = extreme(vectors, 1e-2 * tol)
     to = lambda x: torch.as_tensor(x).to(problem.P)  # noqa: E731
     corners = corner_weights(vectors[kept])
     missing = np.array([w for w in corners if w.tobytes() not in done]).reshape(-1, K)
@@ -119,6 +119,6 @@ def solve_coverage(problem: TabularMDP, *, method: str = "auto", tol: float = 1e
     answer = Solution(
         V=torch.stack([done[w.tobytes()] for w in corners]), policy=policies[torch.as_tensor(kept)],
         iterations=iterations,
-        extra={"vectors": to(vectors[kept]), "weights": to(weights), "corners": to(corners)},
+        extra={"vectors": to(vectors[kept]), "weights": to(unique_at), "corners": to(corners)},
     )  # fmt: skip
     return certified(answer, "coverage", coverage_checks.check_coverage, problem, tol)

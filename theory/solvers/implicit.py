@@ -2,7 +2,7 @@
 
 No iteration is differentiated. At the optimum the active policy (or the optimal basis) is locally constant, so the
 solution is a linear system in the problem's tensors and its gradient is one adjoint solve (implicit function theorem;
-for values this is Danskin's theorem). Where the optimum is degenerate (ties) the derivative is that of the policy found.
+for values this is Danskin's theorem). At a tie the derivative is that of the policy found.
 Regularised problems have smooth policies, differentiated through the fixed point. Each answer keeps the graph, so a
 bilevel objective is an ordinary loss.
 """
@@ -20,7 +20,7 @@ from fenchel.theory.solvers.cmdp import solve_cmdp
 
 
 class _FixedPoint(torch.autograd.Function):
-    """x = kernel x + reward, solved once; backward is the transposed solve (the discounted occupancy of the gradient)."""
+    """x = kernel x + reward, solved once; backward is the transposed solve (an occupancy of the gradient)."""
 
     @staticmethod
     def forward(ctx, kernel: Tensor, reward: Tensor) -> Tensor:
@@ -105,7 +105,8 @@ def constrained_value(
         raise UserError("constrained_value takes one MDP and unit=discounted.")
     plain = detached(mdp)
     answer = solve_cmdp(plain, budgets=budgets.detach(), unit=unit, method="lp")
-    assert answer.multipliers is not None and answer.policy is not None
+    assert answer.multipliers is not None
+    assert answer.policy is not None
     lam, policy = answer.multipliers, answer.policy
     d = policy_occupancy(mdp, policy)
     J = (mdp.r * d).sum((-2, -1))

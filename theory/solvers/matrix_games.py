@@ -2,7 +2,8 @@
 
 zero_sum  A (..., m, n): x picks a row and is paid A, y picks a column and pays it
 nash      (2, m, n): payoffs of the row player and of the column player; every extreme equilibrium
-correlated, coarse_correlated   (N, a_1, ..., a_N): payoffs of N players; the (coarse) correlated equilibrium of greatest welfare
+correlated, coarse_correlated
+              (N, a_1, ..., a_N): payoffs of N players; the (coarse) correlated equilibrium of greatest welfare
 qre       (..., 2, m, n) and a temperature: x = softmax(A y / temperature), y = softmax(x B / temperature)
 """
 
@@ -137,10 +138,10 @@ def solve_nash(problem: Float[Tensor, "2 m n"], *, method: str = "auto", tol: fl
             rows_ok = all(i in x_labels or n + i in y_labels for i in range(m))
             if rows_ok and all(j in y_labels or m + j in x_labels for j in range(n)):
                 pairs.append((x / x.sum(), y / y.sum()))
-    x = torch.as_tensor(np.array([p[0] for p in pairs])).to(problem)
-    y = torch.as_tensor(np.array([p[1] for p in pairs])).to(problem)
-    value = torch.einsum("ei,pij,ej->ep", x, problem, y)
-    answer = Solution(V=value, extra={"x": x, "y": y})
+    X = torch.as_tensor(np.array([p[0] for p in pairs])).to(problem)
+    Y = torch.as_tensor(np.array([p[1] for p in pairs])).to(problem)
+    value = torch.einsum("ei,pij,ej->ep", X, problem, Y)
+    answer = Solution(V=value, extra={"x": X, "y": Y})
     return game_checks.certified(answer, "nash", game_checks.check_nash, problem, tol)
 
 

@@ -8,6 +8,8 @@ dynamic       finite horizon, or states without cycles: V(s) = nondominated of  
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -54,7 +56,7 @@ def _enumerate(mdp: TabularMDP, limit: int) -> tuple[Tensor, Tensor]:
     if count > limit:
         raise UserError(f"{count} deterministic policies exceed limit={limit}; use method=dynamic with a horizon.")
     every = torch.cartesian_prod(*choices).reshape(count, mdp.num_states)
-    vectors, actions = mdp.P.new_zeros(0, mdp.num_channels), every[:0]
+    vectors, actions = mdp.P.new_zeros(0, len(mdp.r)), every[:0]
     eye = torch.eye(mdp.num_states, dtype=mdp.dtype, device=mdp.device)
     states = torch.arange(mdp.num_states, device=mdp.device)
     for chunk in every.split(CHUNK):
@@ -80,7 +82,7 @@ def _set_sum(terms: list[tuple[float, Tensor]], K: int, like: Tensor, limit: int
 
 
 def _backup(mdp: TabularMDP, state: int, values: list[Tensor], limit: int) -> Tensor:
-    K, options = mdp.num_channels, []
+    K, options = len(mdp.r), []
     for action in torch.nonzero(mdp.mask[state])[:, 0].tolist():
         row = mdp.kernel[state, action]
         terms = [(float(row[t]), values[t]) for t in torch.nonzero(row)[:, 0].tolist()]
@@ -103,7 +105,7 @@ def _reverse_topological(mdp: TabularMDP) -> list[int] | None:
 
 
 def _dynamic(mdp: TabularMDP, horizon: int | None, limit: int) -> Tensor:
-    K = mdp.num_channels
+    K = len(mdp.r)
     values = [mdp.r.new_zeros(1, K) for _ in range(mdp.num_states)]
     if horizon is None:
         order = _reverse_topological(mdp)
@@ -121,7 +123,8 @@ def solve_pareto(
     problem: TabularMDP, *, method: str = "auto", tol: float = 1e-8, horizon: int | None = None, limit: int = 1_000_000
 ) -> Solution:
     """extra["vectors"] (N, K): the nondominated J = mu0 . V, best first channel first; `policy` (N, S, A) when
-    enumerated. limit: on policies enumerated, or on the vectors of one set sum. method "auto": dynamic when a horizon is given or the states have no cycle, else enumeration.
+    enumerated. limit: on policies enumerated, or on the vectors of one set sum.
+    method "auto": dynamic when a horizon is given or the states have no cycle, else enumeration.
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
@@ -135,8 +138,9 @@ def solve_pareto(
         if horizon is not None:
             raise UserError("method=enumeration is for stationary policies; horizon needs method=dynamic.")
         vectors, actions = _enumerate(problem, limit)
-        policy = one_hot(actions, problem.num_actions, problem.dtype)
     else:
-        vectors, policy = _dynamic(problem, horizon, limit), None
-    answer = Solution(policy=policy, extra={"vectors": vectors})
+        vectors = _dynamic(problem, horizon, limit)
+    answer = Solution(extra={"vectors": vectors})
+    if method == "enumeration":
+        answer = replace(answer, policy=one_hot(actions, problem.num_actions, problem.dtype))
     return certified(answer, "pareto", coverage_checks.check_pareto, problem, tol, horizon=horizon)

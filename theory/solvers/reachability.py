@@ -35,7 +35,7 @@ def state_set(mdp: TabularMDP, name: str, states: Tensor | None) -> Bool[Tensor,
 def attractor(
     edges: Bool[Tensor, "*b S A S"], target: Bool[Tensor, "*b S"], allowed: Bool[Tensor, "*b S"]
 ) -> tuple[Bool[Tensor, "*b S"], Tensor]:
-    """(states of `allowed` with a path to target, an action (..., S) that moves one step closer with positive chance)."""
+    """(states of `allowed` with a path to target, an action (..., S) that may move one step closer)."""
     reached, action = target, torch.zeros_like(target, dtype=torch.int64)
     for _ in range(edges.shape[-1]):
         hits = (edges & reached[..., None, None, :]).any(-1)
@@ -48,7 +48,7 @@ def attractor(
 
 
 def reach_mdp(mdp: TabularMDP, target: Tensor, live: Tensor) -> TabularMDP:
-    """Total-reward MDP whose return is the reach probability: reward = chance to enter target, only live states go on."""
+    """Total-reward MDP whose return is the reach probability: reward = chance to enter target; live states go on."""
     P = mdp.P * live[..., :, None, None]
     reward = (P * target[..., None, None, :]).sum(-1)
     inner = P * live[..., None, None, :]
@@ -58,7 +58,7 @@ def reach_mdp(mdp: TabularMDP, target: Tensor, live: Tensor) -> TabularMDP:
 def solve_reach_avoid(
     problem: TabularMDP, *, target: Tensor, avoid: Tensor | None = None, method: str = "auto", tol: float = 1e-8
 ) -> Solution:
-    """V (..., S): greatest probability to reach `target` before `avoid` (bool (..., S) or (S,)); 1 on target, 0 on avoid.
+    """V (..., S): greatest probability to reach `target` before `avoid` (both bool (..., S) or (S,)).
 
     policy: deterministic and stationary, attains V. lower = what the policy attains, upper = V as a supersolution.
     """

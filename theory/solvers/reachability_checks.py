@@ -15,7 +15,7 @@ DOUBLINGS = 60  # 2^60 steps of the policy's chain
 
 
 def _forever(chain: Float[Tensor, "*b S S"], gain: Float[Tensor, "*b S"]) -> tuple[Tensor, Tensor]:
-    """(sum over 2^DOUBLINGS steps of chain^k gain, the chain's rows left) by doubling: the least fixed point from below."""
+    """(sum over 2^DOUBLINGS steps of chain^k gain, the chain's mass left) by doubling, from below."""
     for _ in range(DOUBLINGS):
         gain = gain + (chain @ gain[..., None])[..., 0]
         chain = chain @ chain

@@ -89,7 +89,8 @@ def _layers(mdp: TabularMDP, horizon: int, limit: int) -> list[dict[str, Tensor]
 
 def _backward(layers: list[dict[str, Tensor]], final: Tensor, num_actions: int) -> tuple[Tensor, list[Tensor]]:
     """max over policies of E final(return): values of the first layer, greedy actions per layer. final (..., N)."""
-    value, greedy = final, []
+    value = final
+    greedy: list[Tensor] = []
     for layer in reversed(layers[:-1]):
         n = len(layer["state"])
         Q = value.new_zeros(*value.shape[:-1], n * num_actions)
@@ -119,7 +120,8 @@ def solve_cvar(
     final = layers[-1]["atom"]
     candidates = torch.unique(final)
     start = problem.mu0[layers[0]["state"]]
-    best, threshold, greedy = -torch.inf, candidates[0], []
+    greedy: list[Tensor] = []
+    best, threshold = -torch.inf, candidates[0]
     for chunk in candidates.split(max(1, 4_000_000 // len(final))):
         shortfall = (chunk[:, None] - final).clamp(min=0)
         value, actions = _backward(layers, -shortfall, problem.num_actions)
@@ -128,8 +130,8 @@ def solve_cvar(
         if float(score[top]) > best:
             best, threshold, greedy = float(score[top]), chunk[top], [a[top] for a in actions]
     mass = start
-    for layer, actions in zip(layers[:-1], greedy, strict=True):
-        taken = actions[layer["node"]] == layer["action"]
+    for layer, chosen in zip(layers[:-1], greedy, strict=True):
+        taken = chosen[layer["node"]] == layer["action"]
         moved = torch.where(taken, mass[layer["node"]] * layer["P"], torch.zeros_like(layer["P"]))
         mass = mass.new_zeros(int(layer["into"].max()) + 1).index_add(0, layer["into"], moved)
     answer = Solution(
@@ -151,15 +153,16 @@ def solve_entropic(
     _validate(problem, horizon, one_discount=True)
     if risk == 0:
         raise UserError("risk=0 is the mean; use criterion=finite.")
-    gamma, values, actions = _constant_discount(problem), [problem.r.new_zeros(problem.num_states)], []
+    gamma, values = _constant_discount(problem), [problem.r.new_zeros(problem.num_states)]
+    actions: list[Tensor] = []
     for t in reversed(range(horizon)):
         future = problem.kernel.sum(-1)[..., None] * values[0]  # 0 where the episode ends
         level = risk * gamma**t
         certain = -torch.logsumexp(problem.P.log() - level * future, -1) / level
         Q = (problem.r + certain).masked_fill(~problem.mask, -torch.inf)
-        value, greedy = Q.max(-1)
+        value, best = Q.max(-1)
         values.insert(0, value)
-        actions.insert(0, greedy)
+        actions.insert(0, best)
     answer = Solution(V=torch.stack(values), policy=one_hot(torch.stack(actions), problem.num_actions, problem.dtype))
     return certified(answer, "entropic", risk_checks.check_entropic, problem, tol, risk=risk, horizon=horizon)
 

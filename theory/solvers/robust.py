@@ -10,6 +10,8 @@ every action can be pushed to at most u within the joint radius: bisection on u 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -64,7 +66,7 @@ def pushed_rows(name: str, p0: Tensor, z: Tensor, mean: Tensor) -> tuple[Tensor,
     return rows, torch.where(mean < least - 1e-13 * (1 + least.abs()), torch.full_like(cost, torch.inf), cost)
 
 
-def _backup_s(mdp: TabularMDP, name: str, radius: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _backup_s(mdp: TabularMDP, name: str, radius: Any, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(V, policy, rows) of one s-rectangular stage."""
     missing = ~mdp.mask
     least = least_mean(name, mdp.P, z)
@@ -142,7 +144,7 @@ def solve_robust(
     gamma = problem.discount if problem.discount.ndim == problem.P.ndim else problem.discount[..., None]
     contraction = float((problem.discount * (problem.mask if gamma is not problem.discount else 1)).max())
     V, best, fallback = problem.P.new_zeros(problem.P.shape[:-2]), float("inf"), None
-    for steps in range(1, limit + 1):
+    for steps in range(1, limit + 1):  # noqa: B007
         z = gamma * V[..., None, None, :]
         z = z.expand(problem.P.shape)
         if rectangular == "s":
@@ -165,6 +167,7 @@ def solve_robust(
     answer = Solution(V=TV, policy=policy, iterations=steps, extra={"kernel": rows})
     options = {"ambiguity": ambiguity, "radius": radius, "rectangular": rectangular, "bounds": bounds}
     answer = certified(answer, "robust", robust_checks.check_robust, problem, tol, **options)
+    assert answer.certificate is not None
     found = answer.certificate.residuals
     slack = (1 - contraction) ** -1
     bound = lambda name: (found[name] * slack)[..., None]  # noqa: E731

@@ -37,7 +37,7 @@ def maximise(f: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, steps: in
     return best
 
 
-def dual_bound(name: str, p0: Tensor, z: Tensor, radius: Tensor | None, bounds: Any) -> Tensor:
+def dual_bound(name: str, p0: Tensor, z: Tensor, radius: Any, bounds: Any) -> Tensor:
     """A lower bound of min p . z over the set, (...,)."""
     eta = z[..., :, None]  # candidates (..., eta, 1) against (..., 1, successor)
     zz, p = z[..., None, :], p0[..., None, :]
@@ -49,12 +49,14 @@ def dual_bound(name: str, p0: Tensor, z: Tensor, radius: Tensor | None, bounds: 
         slack = low[..., None, :] * (zz - eta).clamp(min=0) - high[..., None, :] * (eta - zz).clamp(min=0)
         return (z + slack.sum(-1)).amax(-1)
     base, spread = _range(p0, z)
-    if name == "kl":
-        x = (z - base[..., None]) / spread[..., None]
-        f = lambda t: -t.exp() * torch.logsumexp(p0.log() - x / t.exp()[..., None], -1) - t.exp() * radius  # noqa: E731
-    else:
-        x = (z - base[..., None]) / spread[..., None]
-        f = lambda t: t.exp() - ((1 + radius) * (p0 * (t.exp()[..., None] - x).clamp(min=0) ** 2).sum(-1)).sqrt()
+    x = (z - base[..., None]) / spread[..., None]
+
+    def f(t: Tensor) -> Tensor:
+        scale = t.exp()
+        if name == "kl":
+            return -scale * (torch.logsumexp(p0.log() - x / scale[..., None], -1) + radius)
+        return scale - ((1 + radius) * (p0 * (scale[..., None] - x).clamp(min=0) ** 2).sum(-1)).sqrt()
+
     found = torch.maximum(
         maximise(f, torch.full_like(base, -30.0), torch.full_like(base, 18.0)), torch.zeros_like(base)
     )
