@@ -52,7 +52,7 @@ def solve_occupancy_dual(
         flat = flatten(problem)
         ref = _reference(problem, flat, reference, behaviour)
         parts = [_newton(flat[c], ref[c], div, alpha, tol, limit) for c in chunks(flat)]
-        V, d, lower, upper = (torch.cat([p[i] for p in parts]) for i in range(4))
+        V, d, lower, upper = (torch.cat([p[i] for p in parts]) for i in range(4))  # type: ignore[misc]
     batch = problem.batch_shape
 
     def shaped(t: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def solve_soft(
         flat = replace(flat, missing=None)
         newton = method == "pi" or (method == "auto" and problem.num_states <= 500)
         parts = [_iterate(flat[c], log_ref[c], alpha, newton, tol, limit) for c in chunks(flat)]
-        lower, upper, log_pi, d = (torch.cat([p[i] for p in parts]) for i in range(4))
+        lower, upper, log_pi, d = (torch.cat([p[i] for p in parts]) for i in range(4))  # type: ignore[misc]
         return _solution(problem, flat, Bounds(lower, upper, log_pi), d, max(p[4] for p in parts), tol)
 
 
