@@ -54,6 +54,33 @@ def test_a_claim_that_fails_or_raises_is_not_as_expected_and_says_why(claim, par
     assert row[part]
 
 
+def test_a_large_batch_runs_in_blocks_of_fresh_problems():
+    sizes, seen = [], []
+
+    def problems(rng, n):
+        sizes.append(n)
+        return dict(x=rng.normal(n, 3))
+
+    def check(p):
+        seen.append(p["x"])
+        return _squares(p)
+
+    row = run("a.b", _claim(check, problems=problems), batch=20)
+    assert sizes == [8, 8, 4]
+    assert row["n"] == 20
+    assert torch.cat(seen).unique().numel() == 60
+
+
+def test_the_worst_block_is_the_one_that_is_shown():
+    def check(p):  # fails in the second block only
+        return ClaimReport((p["x"].sum(-1) == rare).double() - 0.5, 0.0)
+
+    rare = Rng(0, "claim/8").normal(8, 3).sum(-1).max()
+    row = run("a.b", _claim(check), batch=24)
+    assert row["violations"] == 1
+    assert row["residual"] == 0.5
+
+
 def test_nan_is_a_violation():
     assert not run("a.b", _claim(lambda p: ClaimReport(p["x"][:, 0] * torch.nan)))["holds"]
 

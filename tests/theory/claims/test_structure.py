@@ -19,7 +19,7 @@ FINITE_SET = [
     "robust_preference.calibrated",
 ]  # fmt: skip
 PAIRS = [
-    "preference.dpo", "preference.ipo", "preference.h_dpo", "preference.f_dpo", "reference_policy.strength",
+    "preference.dpo", "preference.ipo", "preference.h_dpo", "reference_policy.strength",
     "reference_policy.guide",
 ]  # fmt: skip
 
