@@ -169,6 +169,35 @@ def test_copying_the_controller_leads_nowhere(tmp_path, monkeypatch, maze):
     assert float(task.normalized(gained.mean())) < 50
 
 
+@pytest.mark.parametrize("maze", ["umaze", *(pytest.param(m, marks=pytest.mark.slow) for m in ("medium", "large"))])
+def test_the_data_hold_a_solution(tmp_path, monkeypatch, maze):
+    """Q over squares of one unit and eight directions, fitted to the data alone, scores near 100."""
+    monkeypatch.setenv("FENCHEL_DATA", str(tmp_path))
+    task = make(f"pointmaze-{maze}", transitions=100_000 if maze == "umaze" else 200_000)
+    data, width, n = task.dataset(), 64, 100
+
+    def square(xy):
+        at = (xy + 8).long()
+        return at[:, 0] * width + at[:, 1]
+
+    turn = (torch.atan2(data.action[:, 1], data.action[:, 0]) / (torch.pi / 4)).round().long() % 8
+    pair, after, go_on = square(data.obs) * 8 + turn, square(data.next_obs), 0.99 * ~data.terminal
+    count = torch.bincount(pair, minlength=width * width * 8)
+    q = torch.full((width * width * 8,), -100.0)
+    for _ in range(200):
+        target = go_on * q.view(-1, 8).amax(1)[after] - 1
+        q = torch.where(count > 0, torch.bincount(pair, target, len(q)) / count.clamp_min(1), -100.0).float()
+    angle = q.view(-1, 8).argmax(1) * torch.pi / 4
+    env = task.make_vec(n)
+    obs, alive, gained = env.reset(torch.arange(n)), torch.ones(n), torch.zeros(n)
+    for _ in range(task.max_steps):
+        way = angle[square(obs)]
+        step = env.step(torch.stack([way.cos(), way.sin()], -1))
+        obs, gained = step.obs, gained + step.reward * alive
+        alive = alive * ~(step.terminal | step.timeout)
+    assert float(task.normalized(gained.mean())) > 90
+
+
 def test_reset_touches_only_the_masked_copies():
     env = PointMaze("umaze", 4)
     env.reset(torch.arange(4))
