@@ -110,13 +110,14 @@ def test_interval_equals_linf():
     assert torch.allclose(box.V, solve(mdp, "robust", ambiguity="linf", radius=0.1).V, atol=1e-9)
 
 
-def test_wrong_answers_fail_the_check():
-    mdp, options = problem(8), {"ambiguity": "chi2", "radius": 0.3}
+@pytest.mark.parametrize("name", SETS)
+def test_wrong_answers_fail_the_check(name):
+    mdp, options = problem(8), {"ambiguity": name, "radius": 0.3}
     s = solve(mdp, "robust", **options)
     assert not check(mdp, "robust", replace(s, V=s.V + 0.01), **options).holds
     assert not check(mdp, "robust", replace(s, V=s.V - 0.01), **options).holds
     assert not check(mdp, "robust", replace(s, policy=s.policy.flip(-1)), **options).holds
-    assert not check(mdp, "robust", s, ambiguity="chi2", radius=0.2).holds
+    assert not check(mdp, "robust", s, ambiguity=name, radius=0.2).holds
 
 
 @pytest.mark.parametrize(
