@@ -3,7 +3,8 @@
 Three passes, repeated until nothing changes. Axes: all tensors that share an axis length (states, actions, responses)
 lose one index together. Values: probabilities move to small rationals, everything else to integers or few digits, first
 whole tensors, then single entries. A candidate counts when the claim still fails on it by at least a hundredth of the
-original excess, so that rounding noise is never mistaken for the failure.
+original excess, so that rounding noise is never mistaken for the failure. A distribution with full support keeps it,
+since claims tend to assume it.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ KEPT_EXCESS = 0.01
 def shrink(claim: Claim, problems: Problem, report: ClaimReport, check: Check | None = None, calls: int = 600):
     """The worst problem of a violated report, made small. Returns (problem, its report); `calls` bounds the checks."""
     index = report.worst_index
-    search = _Search(claim, check or claim.check, float(report.excess[index]), calls)
     problem = take(problems, index)
+    search = _Search(claim, check or claim.check, problem, float(report.excess[index]), calls)
     while search.calls > 0:
         before = problem
         for candidates in (_fewer_indices, _simpler_tensors, _simpler_entries):
@@ -36,14 +37,17 @@ def shrink(claim: Claim, problems: Problem, report: ClaimReport, check: Check | 
 
 
 class _Search:
-    def __init__(self, claim: Claim, check: Check, excess: float, calls: int):
+    def __init__(self, claim: Claim, check: Check, problem: Problem, excess: float, calls: int):
         self.claim, self.check, self.calls = claim, check, calls
+        self.full = [x.ndim == 2 and is_distribution(x) and bool((x > 0).all()) for x in leaves(problem)]
         self.finite = excess != torch.inf
         self.least = KEPT_EXCESS * excess if self.finite else 0.0
 
     def fails(self, problem: Problem, values: list[Tensor]) -> Problem | None:
         """The candidate problem if it is valid and still violates the claim."""
         self.calls -= 1
+        if any(full and bool((x <= 0).any()) for full, x in zip(self.full, values, strict=True)):
+            return None
         try:  # a candidate outside the check's domain is no counter-example: that is an answer, not an error to report
             candidate = rebuild(problem, values)
             if self.claim.assume is not None and not self.claim.assume(candidate).all():

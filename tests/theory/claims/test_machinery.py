@@ -245,6 +245,16 @@ def test_shared_axes_lose_the_same_index():
     assert problem["mark"].tolist() == [[1.0]]
 
 
+def test_full_support_is_kept_and_partial_support_is_free():
+    check = lambda p: ClaimReport(p["full"].amax(-1) + p["some"].amax(-1) - 0.1, 0.0)  # noqa: E731
+    some = Rng(1).simplex(4, 3) * torch.tensor([1.0, 1.0, 0.0])
+    problems = dict(full=Rng(0).simplex(4, 3), some=some / some.sum(-1, keepdim=True), mark=torch.ones(4, 3).double())
+    fixed = _claim(check, assume=lambda p: torch.tensor([p["mark"].shape[-1] == 3]))
+    problem, _ = shrink(fixed, problems, check(problems))
+    assert (problem["full"] > 0).all()
+    assert sorted(problem["some"][0].tolist()) == [0.0, 0.0, 1.0]
+
+
 def test_quantise_gives_distributions_with_that_denominator():
     p = Rng(3).simplex(100, 5)
     for denominator in (1, 2, 7):
