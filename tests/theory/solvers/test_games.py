@@ -1,5 +1,7 @@
 """Matrix, Markov and preference games against independent programs, enumeration and bracketing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -157,3 +159,15 @@ def test_refusals(problem, criterion, options, words):
     with pytest.raises(UserError) as error:
         solve(problem, criterion, **options)
     assert words in str(error.value)
+
+
+def test_a_suboptimal_equilibrium_fails_the_check():
+    """Prisoners of a coordination game: the bad equilibrium is one, but its dual bound shows the better."""
+    payoff = torch.tensor([[2.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    game = torch.stack([payoff, payoff])
+    s = solve(game, "correlated")
+    assert s.certificate.holds
+    bad = torch.tensor([[0.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    residuals = check(game, "correlated", replace(s, policy=bad)).residuals
+    assert residuals["regret"] <= 0
+    assert residuals["gap"] > 1.5
