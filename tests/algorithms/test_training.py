@@ -11,7 +11,7 @@ import textwrap
 import pytest
 import torch
 
-from fenchel.algorithms import ALGORITHMS, checkpoint, get_algorithm
+from fenchel.algorithms import ALGORITHMS, checkpoint, evaluation, get_algorithm
 from fenchel.algorithms.training import LAST, TrainConfig, train
 from fenchel.errors import UserError
 
@@ -128,6 +128,8 @@ def test_a_replica_that_is_not_finite_is_frozen(key, kind, make, tasks, tmp_path
     train(tasks[kind], clean, CONFIG)
     events = []
     result = train(tasks[kind], hurt, CONFIG, folder=tmp_path, listener=lambda *event: events.append(event))
+    rows = 3 - 1  # of a diverged run's buffers, the optimiser moves those of the others
+    assert all(len(group[1]) == rows * len(o.networks) for o in hurt.optimisers() for group in o.groups)
     warnings = [record["message"] for kind, record in events if kind == "warning"]
     assert warnings == ["Replica 1 (seed 5) is not finite at step 10; it is frozen, the others go on."]
     assert result["status"] == "completed"
@@ -188,6 +190,13 @@ def test_evaluation_does_not_move_training(make, tasks):
     train(tasks["box"], often, CONFIG)
     train(tasks["box"], never, TrainConfig(steps=80, eval_episodes=0, final_episodes=0, log_every=80))
     assert same_state(often, never) == []
+
+
+def test_evaluation_is_a_function_of_the_replica_s_seed_and_the_step(key, kind, make, tasks):
+    pair, single = make(key, kind, [3, 5]), make(key, kind, [5])
+    returns = evaluation.evaluate(pair, tasks[kind], 6, step=20)["returns"]
+    assert torch.equal(returns[1], evaluation.evaluate(single, tasks[kind], 6, step=20)["returns"][0])
+    assert not torch.equal(returns, evaluation.evaluate(pair, tasks[kind], 6, step=40)["returns"])
 
 
 def test_intervals_by_default():
