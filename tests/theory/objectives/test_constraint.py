@@ -58,16 +58,16 @@ def test_pid_multiplier():
     )
     assert integral == 3.0
     assert got.item() == pytest.approx(0.5 * 2 + 0.1 * 3 + 10 * 1)
-    falling, _ = losses.pid_multiplier(
+    falling, _ = losses.pid_multiplier(  # a falling cost takes nothing away
         torch.tensor(0.0),
         torch.tensor(9.0),
-        torch.tensor(0.5),
+        torch.tensor(3.0),
         budget=1.0,
         proportional=0.5,
         integral_gain=0.1,
         derivative=10.0,
     )
-    assert falling == 0
+    assert falling.item() == pytest.approx(0.5 * 2 + 0.1 * 2)
 
 
 def test_penalties():
