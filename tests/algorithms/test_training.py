@@ -197,6 +197,10 @@ def test_evaluation_is_a_function_of_the_replica_s_seed_and_the_step(key, kind, 
     returns = evaluation.evaluate(pair, tasks[kind], 6, step=20)["returns"]
     assert torch.equal(returns[1], evaluation.evaluate(single, tasks[kind], 6, step=20)["returns"][0])
     assert not torch.equal(returns, evaluation.evaluate(pair, tasks[kind], 6, step=40)["returns"])
+    pair.seeds = [3, 6]  # the same networks, other episodes
+    others = evaluation.evaluate(pair, tasks[kind], 6, step=20)["returns"]
+    assert torch.equal(returns[0], others[0])
+    assert not torch.equal(returns[1], others[1])
 
 
 def test_intervals_by_default():
