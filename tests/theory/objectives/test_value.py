@@ -88,7 +88,7 @@ def test_gumbel_is_minimised_by_the_log_mean_exp(temperature):
 
 
 def test_gumbel_clip_of_released_code_loses_the_best_actions():
-    """q uniform on [0, 10], temperature 1/2: the exact value is 8.5; a clip at 2 gives 2.6, its tangent keeps more than 7."""
+    """q uniform on [0, 10], temperature 1/2: exactly 8.5; a clip at 2 gives 2.6, its tangent more than 7."""
     q = torch.linspace(0, 10, 2001, dtype=torch.float64)
     exact = 0.5 * math.log(np.mean(np.exp(2 * q.numpy())))
 
