@@ -65,14 +65,15 @@ def test_frequencies_are_the_kernel():
 
 def test_copies_are_independent_of_their_number_and_of_each_other():
     mdp = river_swim()
-    few, many = TabularEnv(mdp, 3), TabularEnv(mdp, 50)
+    few, many, calm = TabularEnv(mdp, 3), TabularEnv(mdp, 50), TabularEnv(mdp, 50)
     seeds = torch.arange(100, 150)
-    few.reset(seeds[:3])
-    many.reset(seeds)
+    for env in (few, many, calm):
+        env.reset(seeds[: env.n])
     for t in range(20):
         action = torch.full((50,), t % 2)
-        a, b = few.step(action[:3]), many.step(action)
+        a, b, c = few.step(action[:3]), many.step(action), calm.step(action)
         assert torch.equal(a.obs, b.obs[:3])
+        assert torch.equal(b.obs[2:], c.obs[2:])  # also after copy 1 was reset
         assert torch.equal(a.terminal, b.terminal[:3])
         if t == 7:  # a reset of copy 1 starts it anew and leaves the others alone
             before = many.state.clone()
