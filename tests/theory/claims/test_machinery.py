@@ -1,6 +1,7 @@
 """Patterns, rows, exit codes and messages of `verify`, and the reducer of failures."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -141,10 +142,16 @@ def test_the_command_writes_json_and_ends_with_0(tmp_path, capsys):
 
 @pytest.mark.parametrize(("name", "status"), [("TRUE", 0), ("FALSE", 1), ("BROKEN", 1)])
 def test_a_users_claim(name, status, capsys, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "users_claims", __import__("sys").modules[MODULE])
+    monkeypatch.setitem(sys.modules, "users_claims", sys.modules[MODULE])
     assert main(["--user", f"users_claims:{name}"]) == status
     if name == "FALSE":
         assert "a small one:" in capsys.readouterr().out
+
+
+def test_one_failure_among_several_claims_ends_with_1(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "users_claims", sys.modules[MODULE])
+    assert main(["--user", "users_claims:FALSE", "--user", "users_claims:TRUE"]) == 1
+    assert "1 of 2 claims as expected" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
