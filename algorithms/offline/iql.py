@@ -45,7 +45,7 @@ class IQL(Learner):
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
         "*antmaze*": {"expectile": 0.9, "temperature": 10.0},
-        "*pointmaze*": {"expectile": 0.9, "temperature": 10.0},
+        "*pointmaze*": {"temperature": 10.0, "lr": 1e-3, "tau": 0.01},
         "*kitchen*": {"temperature": 0.5},
         "*pen-*": {"temperature": 0.5},
     }
