@@ -4,7 +4,7 @@ The environment never resets by itself, so a step's successor is always the true
 next step. The seed of every episode is a function of (replica's seed, copy, number of the episode).
 
 An environment's inner state cannot be saved. So that a resumed run equals an untouched one, both begin new episodes at
-every checkpoint: `at_checkpoint`.
+every checkpoint (`at_checkpoint`); checkpoints should therefore be many episodes apart, as they are by default.
 """
 
 from __future__ import annotations
@@ -32,19 +32,30 @@ class Transition(NamedTuple):
 
 
 class Collector:
-    """`clock` counts steps of the environment, `episode` the episodes begun by each copy; a checkpoint holds both."""
+    """`clock` counts steps of every copy, `episode` the episodes begun by each; a checkpoint holds both.
+
+    An episode is cut, by a time-out, at the task's `max_steps`, whatever the environment's own limit is.
+    """
 
     def __init__(self, learner: Learner, task: Task, copies: int):
         if task.make_vec is None:
             raise UserError(
                 f"env={task.id} has data but no environment to act in, which {type(learner).__name__} needs."
             )
-        self.learner, self.copies = learner, copies
+        if task.metadata.get("objectives") and "objectives" not in learner.NEEDS:
+            raise UserError(f"env={task.id} has vector rewards; {type(learner).__name__} learns from a single reward.")
+        self.learner, self.copies, self.max_steps = learner, copies, task.max_steps
         self.env = task.make_vec(learner.R * copies, 0, device=learner.device)
         self.streams = Streams(learner.rng.bits("copy", (copies,)).flatten(), learner.device)
         self.episode = torch.zeros(learner.R * copies, dtype=torch.int64, device=learner.device)
+        self.age = torch.zeros_like(self.episode)  # steps of the running episode
         self.clock = torch.zeros((), dtype=torch.int64)
         self.obs = self._split(self.env.reset(self._seeds()))
+
+    @property
+    def env_steps(self) -> int:
+        """Steps of the environment per replica so far."""
+        return int(self.clock) * self.copies
 
     def noise(self, law: str) -> Tensor:
         """This step's numbers for the policy, (R, E, outputs)."""
@@ -53,23 +64,30 @@ class Collector:
         return self.learner.blocks.draw(int(self.clock), law, "act", (self.copies, width))
 
     def step(self, action: Tensor) -> Transition:
-        """action (R, E, dim) in [-1, 1], clipped to it, or (R, E) int64."""
+        """action (R, E, dim) in [-1, 1], clipped to it, or (R, E) int64.
+
+        A replica whose actions are not finite acts with zeros: it must not end the run of the others.
+        """
         spec, obs = self.learner.spec, self.obs
         if not spec.discrete:
-            action = spec.action.scale(action.clamp(-1, 1))
+            action = spec.action.scale(action.nan_to_num(0.0).clamp(-1, 1))
         result = self.env.step(action.flatten(0, 1))
         self.clock += 1
-        over = (result.terminal | result.timeout).to(self.learner.device)
-        following = result.obs
+        self.age += 1
+        terminal = result.terminal.to(self.learner.device)
+        timeout = (result.timeout.to(self.learner.device) | (self.age >= self.max_steps)) & ~terminal
+        over = terminal | timeout
+        move = Transition(obs, *map(self._split, (result.reward, terminal, timeout, result.obs)))
+        self.obs = move.next_obs
         if bool(over.any()):
             self.episode += over
-            following = self.env.reset(self._seeds(), over)
-        self.obs = self._split(following)
-        parts = (result.reward, result.terminal, result.timeout & ~result.terminal, result.obs)
-        return Transition(obs, *map(self._split, parts))
+            self.age.masked_fill_(over, 0)
+            self.obs = self._split(self.env.reset(self._seeds(), over))
+        return move
 
     def at_checkpoint(self) -> None:
         self.episode += 1
+        self.age.zero_()
         self.obs = self._split(self.env.reset(self._seeds()))
 
     def state(self) -> dict[str, Tensor]:

@@ -6,11 +6,17 @@
 
 Schulman et al. 2017, "Proximal policy optimization algorithms" (arXiv 1707.06347); GAE is arXiv 1506.02438.
 
-A step of training is one minibatch; a rollout of `horizon * num_envs` transitions is learned from for `epochs` passes,
-so `steps` updates take about `steps * batch_size / epochs` environment steps. Observations are normalised by their
-running moments, rewards by the running deviation of the discounted return, as in stable-baselines3's VecNormalize.
+`steps` counts updates, one minibatch each. A rollout of `horizon * num_envs` transitions per replica is learned from
+in `epochs` passes, so `steps` updates take about `steps * batch_size / epochs` environment steps per replica: with the
+defaults 10,000 updates are 64,000 environment steps. A minibatch that an epoch cannot fill is left out.
 
-Departures: policy and value share no layers; the value loss is not clipped; the step size is constant.
+Observations are normalised by their running moments (`normalize_obs`), rewards by the running deviation of the
+discounted return, as stable-baselines3's VecNormalize does. The policy acts in [-1, 1], clipped; log-probabilities are
+those of the unclipped actions.
+
+Departures: policy and value share no layers; the value loss is not clipped; the step size is constant. From
+stable-baselines3: the value loss has its factor 1/2, so that its vf_coef is half our value_coef; Adam's epsilon is 1e-8
+instead of 1e-5; normalised observations are not clipped at 10.
 """
 
 from __future__ import annotations
@@ -41,8 +47,8 @@ class PPOConfig(Config):
     """steps of every copy per rollout"""
     epochs: int = field(default=10, metadata={"range": (1, None)})
     """passes over a rollout"""
-    batch_size: int = field(default=64, metadata={"range": (1, None)})
-    """transitions per update and replica; at most a rollout"""
+    batch_size: int = field(default=64, metadata={"range": (2, None)})
+    """transitions per update and replica, whose advantages are normalised; at most a rollout"""
     hidden: tuple[int, ...] = field(default=(64, 64), metadata={"range": (1, None)})
     """widths of the hidden layers of both networks, which use tanh"""
     gae_lambda: float | list[float] = field(default=0.95, metadata={"range": (0, 1)})
@@ -122,13 +128,19 @@ class Rollouts:
         one = rows.new_zeros(learner.R, 1, 1)
         self.scale = Moments(one.clone(), torch.ones_like(one))  # of the discounted return so far
         self.discounted = rows.new_zeros(learner.R, config.num_envs)
+        self.order = (-1, rows.long())
+
+    @property
+    def env_steps(self) -> int:
+        return self.collector.env_steps
 
     def __call__(self, step: int) -> Batch:
         epoch, batch = divmod(step, self.per_epoch)
         if batch == 0 and epoch % self.config.epochs == 0:
             self._collect()
-        order = self.learner.rng.uniform("order", (self.size,), counter=epoch).argsort(1)
-        index = order[:, batch * self.config.batch_size : (batch + 1) * self.config.batch_size]
+        if self.order[0] != epoch:
+            self.order = (epoch, self.learner.rng.bits("order", (self.size,), counter=epoch).argsort(1))
+        index = self.order[1][:, batch * self.config.batch_size : (batch + 1) * self.config.batch_size]
         return {name: _take(rows, index) for name, rows in self.rollout.items()}
 
     def at_checkpoint(self, index: int) -> None:
@@ -143,8 +155,7 @@ class Rollouts:
     @torch.no_grad()
     def _collect(self) -> None:
         """Act for `horizon` steps; advantages from the values as they are now."""
-        learner, steps = self.learner, []
-        gamma = learner.h.gamma
+        learner, gamma, steps = self.learner, self.learner.h.gamma, []
         for _ in range(self.config.horizon):
             raw = self.collector.obs
             if self.normalize_obs:
@@ -152,12 +163,13 @@ class Rollouts:
             obs = learner.normalise(raw)
             action, log_prob = learner.policy.sample(obs, self.collector.noise(learner.policy.NOISE))
             move = self.collector.step(action)
-            row = {"obs": obs, "action": action, "log_prob": log_prob, "value": learner.value(obs)}
-            row |= {"reward": self._scaled(move.reward, move.terminal | move.timeout, gamma)}
-            row |= {"next_value": learner.value(learner.normalise(move.next_obs))}
-            row |= {"discount": gamma * (~move.terminal).to(learner.dtype)}
-            steps.append(row | {"cut": (move.terminal | move.timeout).to(learner.dtype)})
+            over = move.terminal | move.timeout
+            row = {"obs": obs, "action": action, "log_prob": log_prob, "next_obs": learner.normalise(move.next_obs)}
+            row |= {"reward": self._scaled(move.reward, over, gamma), "cut": over.to(learner.dtype)}
+            steps.append(row | {"discount": gamma * (~move.terminal).to(learner.dtype)})
         columns: dict[str, Tensor] = {name: torch.stack([row[name] for row in steps], 2) for name in steps[0]}
+        for name, seen in (("value", "obs"), ("next_value", "next_obs")):
+            columns[name] = learner.value(columns[seen].flatten(1, 2)).view_as(columns["reward"])
         lam = learner.h.gae_lambda
         lam = lam.unsqueeze(-1) if isinstance(lam, Tensor) else lam
         advantage = gae(*(columns[name] for name in ("reward", "discount", "value", "next_value", "cut")), lam=lam)

@@ -6,10 +6,14 @@
 
 Haarnoja et al. 2018, "Soft actor-critic algorithms and applications" (arXiv 1812.05905).
 
-Before the first update `learning_starts` transitions are collected with uniform actions; from then on every copy takes
-one step per `act_every` updates, so `steps` updates take `steps * num_envs / act_every` steps of the environment.
+`steps` counts updates. Before the first one `learning_starts` transitions per replica are collected with uniform
+actions; from then on every copy takes one step per `act_every` updates, so `steps` updates take `learning_starts +
+steps * num_envs / act_every` environment steps per replica: with the defaults 10,000 updates are 11,000.
 
-Departures: none known; the temperature's loss uses its logarithm, as the authors' code does.
+Observations are not normalised (`normalize_obs` has no effect). The replay buffer is part of every checkpoint.
+
+Departures: the temperature's loss uses its logarithm, and log-deviations are kept within -20 and 2, as in the authors'
+code.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from fenchel.algorithms.networks import Adam, Critic, Gaussian, Vector
 from fenchel.algorithms.online.collector import Collector
 from fenchel.algorithms.sampler import Batch
 from fenchel.envs.task import Task
+from fenchel.errors import UserError
 from fenchel.theory.objectives import policy, value
 from fenchel.theory.objectives.reduce import reduce
 
@@ -38,7 +43,7 @@ class SACConfig(Config):
     learning_starts: int = field(default=1000, metadata={"range": (1, None)})
     """transitions with uniform actions before the first update"""
     buffer_size: int = field(default=1_000_000, metadata={"range": (1, None)})
-    """transitions kept per replica, the newest; they are part of every checkpoint"""
+    """transitions kept per replica, the newest, rounded down to a multiple of num_envs"""
     tau: float | list[float] = field(default=0.005, metadata={"range": (0, 1)})
     """how far the target critics move towards the critics per update"""
     target_entropy: float | None = None
@@ -60,7 +65,8 @@ class SAC(Learner):
     def setup(self) -> None:
         config = self.config
         options = {"layer_norm": config.layer_norm, "dtype": self.dtype}
-        self.policy = Gaussian(self.rng, "policy", self.spec, config.hidden, squash="sample", std="state", **options)
+        gaussian = {"squash": "sample", "std": "state", "log_std_range": (-20.0, 2.0)}
+        self.policy = Gaussian(self.rng, "policy", self.spec, config.hidden, **gaussian, **options)
         self.critic = Critic(self.rng, "critic", self.spec, config.hidden, **options)
         self.target = self.critic.target()
         self.log_temperature = Vector(self.rng, dtype=self.dtype)
@@ -93,41 +99,41 @@ class SAC(Learner):
 
 
 class Replay:
-    """The newest `buffer_size` transitions of every replica, one packed row each."""
+    """The newest `capacity` transitions of every replica, one packed row each, written round and round."""
 
     def __init__(self, learner: SAC, task: Task):
         config, spec = learner.config, learner.spec
+        if config.buffer_size < config.num_envs:
+            raise UserError(f"buffer_size={config.buffer_size} must be at least num_envs={config.num_envs}.")
         self.learner, self.config = learner, config
-        self.capacity = max(config.buffer_size, config.learning_starts + config.num_envs)
+        self.capacity = config.buffer_size // config.num_envs * config.num_envs
         self.collector = Collector(learner, task, config.num_envs)
-        self.widths = {
-            "obs": spec.obs_dim,
-            "action": spec.action.dim,
-            "reward": 1,
-            "discount": 1,
-            "next_obs": spec.obs_dim,
-        }
-        self.rows = learner.obs_mean.new_zeros(learner.R * self.capacity, sum(self.widths.values()))
+        self.widths = [spec.obs_dim, spec.action.dim, 1, 1, spec.obs_dim]
+        self.rows = learner.obs_mean.new_zeros(learner.R * self.capacity, sum(self.widths))
         self.first = torch.arange(learner.R, device=learner.device).unsqueeze(1) * self.capacity
+        self.copies = torch.arange(config.num_envs, device=learner.device)
+
+    @property
+    def env_steps(self) -> int:
+        return self.collector.env_steps
 
     def __call__(self, step: int) -> Batch:
         learner, config = self.learner, self.config
-        while int(self.collector.clock) * config.num_envs < config.learning_starts:
+        while self.env_steps < config.learning_starts:
             self._act(at_random=True)
         if step % config.act_every == 0:
             self._act(at_random=False)
-        filled = min(int(self.collector.clock) * config.num_envs, self.capacity // config.num_envs * config.num_envs)
-        index = (learner.noise("replay", (config.batch_size,), "uniform").double() * filled).long()
+        filled = min(self.env_steps, self.capacity)
+        index = learner.blocks.draw(learner.steps, "integers", "replay", (config.batch_size,), 2**62) % filled
         rows = self.rows.index_select(0, (self.first + index).flatten()).view(*index.shape, -1)
-        parts = rows.split(list(self.widths.values()), dim=-1)
-        batch = {name: p.squeeze(-1) if w == 1 and name in ("reward", "discount") else p
-                 for (name, w), p in zip(self.widths.items(), parts, strict=True)}  # fmt: skip
-        return batch | {"obs_action": rows[..., : self.widths["obs"] + self.widths["action"]]}
+        obs, action, reward, discount, next_obs = rows.split(self.widths, dim=-1)
+        batch = {"obs": obs, "action": action, "reward": reward.squeeze(-1), "discount": discount.squeeze(-1)}
+        return batch | {"next_obs": next_obs, "obs_action": rows[..., : sum(self.widths[:2])]}
 
     @torch.no_grad()
     def _act(self, at_random: bool) -> None:
         learner, collector = self.learner, self.collector
-        at = int(collector.clock) % (self.capacity // self.config.num_envs)
+        place = self.first + collector.env_steps % self.capacity + self.copies
         if at_random:
             action = 2 * collector.noise("uniform") - 1
         else:
@@ -135,7 +141,6 @@ class Replay:
         move = collector.step(action)
         discount = learner.h.gamma * (~move.terminal).to(learner.dtype)
         row = torch.cat([move.obs, action, torch.stack([move.reward, discount], -1), move.next_obs], -1)
-        place = self.first + at * self.config.num_envs + torch.arange(self.config.num_envs, device=learner.device)
         self.rows.index_copy_(0, place.flatten(), row.flatten(0, 1))
 
     def at_checkpoint(self, index: int) -> None:
