@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import torch
+from torch import Tensor
 
 from fenchel.theory.claims.claim import Claim, ClaimReport, Problem, Twin
 from fenchel.theory.rng import Rng
@@ -19,7 +20,7 @@ def _quotient(p: Problem, keep_set: bool = True) -> ClaimReport:
     distance = (p["x"][:, :, None] - p["x"][:, None]).norm(dim=-1)
     tours = torch.tensor([(0, *order, 5) for order in itertools.permutations(range(1, 5))])
     brute = distance[:, tours[:, :-1], tours[:, 1:]].sum(-1).amin(-1)
-    value = {(c, frozenset()): distance[:, c, 5] for c in range(1, 5)}
+    value: dict[tuple[int, frozenset[int]], Tensor] = {(c, frozenset()): distance[:, c, 5] for c in range(1, 5)}
     for size in range(1, 5):
         for left in itertools.combinations(range(1, 5), size):
             for c in ({0} | set(range(1, 5))) - set(left):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,7 +27,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # (V (n, 1), q (n, A)) -> (n, A)
 
 
 def one_state(rng: Rng, n: int) -> Problem:
-    return dict(b=rng.simplex(n, ACTIONS), q=2 * rng.normal(n, ACTIONS), rivals=rng.simplex(n, 8, ACTIONS))
+    b = 0.9 * rng.simplex(n, ACTIONS) + 0.1 / ACTIONS
+    return dict(b=b, q=2 * rng.normal(n, ACTIONS), rivals=rng.simplex(n, 8, ACTIONS))
 
 
 def minimiser(p: Problem, loss: Loss, reach: float = 60.0) -> Tensor:
@@ -40,10 +43,12 @@ def minimiser(p: Problem, loss: Loss, reach: float = 60.0) -> Tensor:
     return bisect(slope, p["q"].amin(-1) - reach, p["q"].amax(-1) + reach)
 
 
-def _log_mean_exp(p: Problem, temperature: float = 1.3, clip: float = 20.0, variant: str = "corrected") -> ClaimReport:
+def _log_mean_exp(
+    p: Problem, temperature: float = 1.3, clip: float = 20.0, variant: Literal["corrected", "official"] = "corrected"
+) -> ClaimReport:
     target = temperature * torch.logsumexp(p["b"].log() + p["q"] / temperature, -1)
-    xql = minimiser(p, lambda V, q: gumbel(V, q, temperature=temperature, clip=clip, variant=variant), 1.0)
-    kl = minimiser(p, lambda V, q: dual.dual_v(V, q, divergence="kl", lam=0.5, temperature=temperature), 1.0)
+    xql = minimiser(p, partial(gumbel, temperature=temperature, clip=clip, variant=variant), 1.0)
+    kl = minimiser(p, partial(dual.dual_v, divergence="kl", lam=0.5, temperature=temperature), 1.0)
     return ClaimReport(worst((xql - target).abs(), (kl - target).abs()), 1e-8)
 
 
@@ -63,7 +68,7 @@ def _quantile(p: Problem, level_is_lam: bool = False) -> ClaimReport:
     """P(q > V) <= (1 - lam) / lam <= P(q >= V) at the minimiser of the TV loss."""
     misses = []
     for lam in (0.55, 0.7, 0.9, 0.99):
-        V = minimiser(p, lambda V, q, lam=lam: dual.dual_v(V, q, divergence="tv", lam=lam))
+        V = minimiser(p, partial(dual.dual_v, divergence="tv", lam=lam))
         above = (p["b"] * (p["q"] > V[:, None] + 1e-6)).sum(-1)
         at_least = (p["b"] * (p["q"] > V[:, None] - 1e-6)).sum(-1)
         tail = 1 - lam if level_is_lam else (1 - lam) / lam
@@ -83,13 +88,11 @@ QUANTILE = Claim(
 )
 
 
-def _implicit_maximum(p: Problem, divergence: str = "chi2", variant: str = "corrected") -> ClaimReport:
+def _implicit_maximum(p: Problem, divergence: str = "chi2", variant: dual.Variant = "corrected") -> ClaimReport:
     """V_lam grows with lam, never beyond max Q, and is within 0.1 of it at lam = 1 - 1e-5."""
     path = []
     for lam in (0.5, 0.7, 0.9, 0.99, 1 - 1e-5):
-        path.append(
-            minimiser(p, lambda V, q, lam=lam: dual.dual_v(V, q, divergence=divergence, lam=lam, variant=variant))
-        )
+        path.append(minimiser(p, partial(dual.dual_v, divergence=divergence, lam=lam, variant=variant)))
     top = p["q"].amax(-1)
     falls = [a - b for a, b in itertools.pairwise(path)]
     return ClaimReport(worst(*falls, path[-1] - top, top - path[-1] - 0.1), 1e-6)
@@ -117,7 +120,7 @@ def wide(rng: Rng, n: int) -> Problem:
 
 def _drift(p: Problem) -> ClaimReport:
     """The released chi2 loss at lam -> 1: V = mean Q + 2, more than 1 below max Q."""
-    V = minimiser(p, lambda V, q: dual.dual_v(V, q, divergence="chi2", lam=1 - 1e-6, variant="official"), 4.0)
+    V = minimiser(p, partial(dual.dual_v, divergence="chi2", lam=1 - 1e-6, variant="official"), 4.0)
     return ClaimReport(1.0 - (p["q"].amax(-1) - V), 0.0)
 
 
@@ -137,7 +140,7 @@ OFFICIAL_DRIFT = Claim(
 def _constant_bias(p: Problem, lam: float = 0.9) -> ClaimReport:
     """On a constant Q the literal loss moves V by 2 (2 lam - 1)/lam at every backup (chi2, temperature 1)."""
     constant = p | dict(q=p["q"][:, :1].expand(-1, ACTIONS))
-    V = minimiser(constant, lambda V, q: dual.dual_v(V, q, divergence="chi2", lam=lam, variant="paper"))
+    V = minimiser(constant, partial(dual.dual_v, divergence="chi2", lam=lam, variant="paper"))
     return ClaimReport(1.0 - (V - p["q"][:, 0]).abs(), 0.0)
 
 
@@ -157,7 +160,7 @@ def _extraction(p: Problem, temperature: float = 1.5, exponential: bool = False)
     """pi = b w maximises E_pi q - T D_f(pi || b) over the simplex, w from the dual's minimiser."""
     results = []
     for name, f in (("kl", lambda w: torch.special.xlogy(w, w) - w + 1), ("chi2", lambda w: (w - 1).square())):
-        V = minimiser(p, lambda V, q, name=name: dual.dual_v(V, q, divergence=name, temperature=temperature))[:, None]
+        V = minimiser(p, partial(dual.dual_v, divergence=name, temperature=temperature))[:, None]
         w = dual.dual_v_weight(V, p["q"], divergence=name, temperature=temperature)
         pi = torch.softmax(p["b"].log() + p["q"], -1) if exponential else p["b"] * w
 
@@ -184,12 +187,12 @@ EXTRACTION = Claim(
 
 def _expectile(p: Problem, level: float = 0.9, as_quantile: bool = False) -> ClaimReport:
     """level E(q - V)_+ = (1 - level) E(V - q)_+, and V -> max as the level -> 1."""
-    V = minimiser(p, lambda V, q: expectile(V, q, expectile=level), 1.0)[:, None]
+    V = minimiser(p, partial(expectile, expectile=level), 1.0)[:, None]
     up, down = p["q"] - V, V - p["q"]
     if as_quantile:
         up, down = (up > 0).to(up), (down > 0).to(down)
     balance = level * expect(p["b"], up.clamp(min=0)) - (1 - level) * expect(p["b"], down.clamp(min=0))
-    extreme = minimiser(p, lambda V, q: expectile(V, q, expectile=1 - 1e-9), 1.0)
+    extreme = minimiser(p, partial(expectile, expectile=1 - 1e-9), 1.0)
     return ClaimReport(worst(balance.abs(), (p["q"].amax(-1) - extreme).abs() - 1e-3), 1e-8)
 
 

@@ -97,3 +97,40 @@ ELLIPTICAL = Claim(
     source="text",
     n=64,
 )
+
+
+def chains(rng: Rng, n: int) -> Problem:
+    """Four steps of a Markov chain with rewards, started in a fixed state."""
+    return dict(P=rng.simplex(n, 4, 3, 3), r=rng.normal(n, 4, 3))
+
+
+def _total_variance(p: Problem, steps: int = 4) -> ClaimReport:
+    """Var(sum r) by enumeration of paths against E sum_h Var(V_{h+1})."""
+    n = len(p["r"])
+    values = [torch.zeros(n, 3, dtype=p["r"].dtype)]
+    for h in reversed(range(4)):
+        values.insert(0, p["r"][:, h] + torch.einsum("nst,nt->ns", p["P"][:, h], values[0]))
+    law = torch.zeros(n, 3, dtype=p["r"].dtype)
+    law[:, 0] = 1.0
+    inside = torch.zeros(n, dtype=p["r"].dtype)
+    for h in range(steps):
+        mean = torch.einsum("nst,nt->ns", p["P"][:, h], values[h + 1])
+        square = torch.einsum("nst,nt->ns", p["P"][:, h], values[h + 1].square())
+        inside = inside + (law * (square - mean.square())).sum(-1)
+        law = torch.einsum("ns,nst->nt", law, p["P"][:, h])
+    paths = torch.tensor([(0, *rest) for rest in itertools.product(range(3), repeat=4)])
+    prob = torch.stack([p["P"][:, h, paths[:, h], paths[:, h + 1]] for h in range(4)], -1).prod(-1)
+    total = torch.stack([p["r"][:, h, paths[:, h]] for h in range(4)], -1).sum(-1)
+    variance = (prob * total.square()).sum(-1) - (prob * total).sum(-1).square()
+    return ClaimReport((variance - inside).abs(), 1e-11)
+
+
+TOTAL_VARIANCE = Claim(
+    paper=33,
+    kind="theorem",
+    statement="law of total variance along the horizon: Var(sum_h r_h) = E sum_h Var_P V_{h+1}(s_h)",
+    problems=chains,
+    check=_total_variance,
+    twin=Twin("the second step's variance (only the first step's)", check=lambda p: _total_variance(p, 1)),
+    source="text",
+)
