@@ -231,7 +231,7 @@ def alpha(a: float) -> Divergence:
         _ratio=ratio,
         slope=1 / (1 - a) if a < 1 else math.inf,
         lowest=1 / (1 - a) if a > 1 else -math.inf,
-        _steepest=lambda largest: math.expm1((a - 1) * math.log(largest)) / (a - 1),
+        _steepest=lambda largest: math.expm1((a - 1) * min(1, 2 / abs(a)) * math.log(largest)) / (a - 1),
     )
 
 

@@ -29,7 +29,7 @@ def _solve(objective, constraints) -> float:
 
 
 def occupancy_value(mdp, divergence: str, alpha: float, reference: np.ndarray) -> tuple[float, np.ndarray]:
-    """(optimum, occupancy (S, A)) of max <d, r> - alpha D(d || reference) for one problem; "kl" or "chi2"."""
+    """(optimum, occupancy (S, A)) of max <d, r> - alpha D(d || reference) for one problem; "kl", "chi2", "alpha:3"."""
     state, action, _, rows, reward = pairs(mdp)
     used = reference[state, action] > 0
     state, action, rows, reward = state[used], action[used], rows[used], reward[used]
@@ -39,8 +39,10 @@ def occupancy_value(mdp, divergence: str, alpha: float, reference: np.ndarray) -
         cost = cp.sum(cp.kl_div(d, ref))  # d log(d / ref) - d + ref
     elif divergence == "chi2":
         cost = cp.sum(cp.multiply(1 / ref, cp.square(d - ref)))
+    elif divergence == "alpha:3":  # (w^3 - 3 w + 2) / 6
+        cost = (cp.sum(cp.multiply(ref, cp.power(cp.multiply(1 / ref, d), 3))) - 3 * cp.sum(d) + 2 * ref.sum()) / 6
     else:
-        raise ValueError(f"divergence={divergence} is unknown here; valid are kl, chi2")
+        raise ValueError(f"divergence={divergence} is unknown here; valid are kl, chi2, alpha:3")
     balance = (np.eye(mdp.num_states)[state] - rows).T @ d == mdp.mu0.numpy()
     value = _solve(reward @ d - alpha * cost, [balance])
     full = np.zeros(mdp.P.shape[:2])

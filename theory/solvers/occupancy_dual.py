@@ -13,7 +13,9 @@ every conjugate is finite, and each state has an action with w = 1, so the Hessi
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -26,7 +28,9 @@ from fenchel.theory.solvers.bellman import Backup, chunks, flatten, weight
 from fenchel.theory.solvers.discounted import check_policy, howard
 from fenchel.theory.solvers.solution import Certificate, Solution
 
+METHODS = ("auto", "newton", "interior")
 HALVINGS = 60
+Found = tuple[Tensor, Tensor, Tensor, Tensor, int]  # V, occupancy, primal value, dual value, iterations
 
 
 def solve_occupancy_dual(
@@ -34,24 +38,33 @@ def solve_occupancy_dual(
     alpha: float = 1.0, reference: Float[Tensor, "*b S A"] | None = None, behaviour: Tensor | None = None,
     limit: int = 200,
 ) -> Solution:  # fmt: skip
-    """A whole batch by (semismooth) Newton; any `Divergence` but "tv", whose f is not strictly convex; alpha > 0.
+    """A whole batch; any `Divergence` but "tv", whose f is not strictly convex; alpha > 0.
 
+    method: "newton" (semismooth, Armijo), "interior" (point; where f'(0) is finite), "auto": Newton, unless
+    f''(0) = 0 (alpha:a with a > 2): there the curvature of f* has no bound beside its kink, and Newton stalls.
     reference: any measure (..., S, A) >= 0; default: the occupancy of `behaviour`, default uniform over the actions.
     Returns V (dual), occupancy (flow-feasible), policy, lower = primal value of the occupancy, upper = dual value,
     extra["w"] = occupancy / reference (0 off its support), extra["reference"]; the gap is relative to max(1, |value|).
-    Raises UserError where the support of the reference leaves a state that it reaches without an action.
+    Raises UserError for "tv", an unknown divergence or method, alpha <= 0, reward channels, a reference that is
+    negative, not finite or off the mask, or whose support leaves a state that it reaches without an action, a discount
+    of 1 that never ends, and a gap still above `tol` after `limit` steps.
     """
-    if method not in ("auto", "newton"):
-        raise unknown("method", method, ("auto", "newton"))
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
     div = get_divergence(divergence)
     if not bool(div.f_second(torch.ones(1)) > 0):
         raise UserError(f"divergence={div} is not valid here; the dual needs a strictly convex f, as kl or chi2 have.")
     if not alpha > 0:
         raise UserError(f"alpha={alpha} is not valid; it must be positive.")
+    flat_at_zero = not bool(div.f_second(torch.zeros(1)) > 0)
+    interior = method == "interior" or (method == "auto" and flat_at_zero)
+    if interior and not math.isfinite(div.lowest):
+        raise UserError(f"method=interior needs a finite f'(0); valid for divergence={div} is method=newton.")
     with torch.no_grad():
         flat = flatten(problem)
         ref = _reference(problem, flat, reference, behaviour)
-        parts = [_newton(flat[c], ref[c], div, alpha, tol, limit) for c in chunks(flat)]
+        search = _interior if interior else _newton
+        parts = [search(*_prepare(flat[c], ref[c], div, alpha), tol, limit) for c in chunks(flat)]
         V, d, lower, upper = (torch.cat([p[i] for p in parts]) for i in range(4))  # type: ignore[misc]
     batch = problem.batch_shape
 
@@ -110,70 +123,82 @@ def _follow(flat: Backup, pi: Tensor) -> Float[Tensor, "B S A"]:
     return (mass.clamp(min=0) * seen)[..., None] * pi
 
 
-def _newton(
-    problem: Backup, ref: Tensor, div: Divergence, alpha: float, tol: float, limit: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-    """(V, occupancy, primal value, dual value, iterations) of one chunk."""
+@dataclass(frozen=True)
+class _Dual:
+    """The dual of one chunk; a pair (s, a) is one row."""
+
+    problem: Backup  # P and r are 0 off the support
+    ref: Float[Tensor, "B S A"]
+    div: Divergence
+    alpha: float
+    weights: Float[Tensor, "B SA"]  # ref
+    pay: Float[Tensor, "B SA S"]  # rows of E - M: what V pays at each pair
+
+    def slope(self, V: Float[Tensor, "B S"]) -> Float[Tensor, "B SA"]:
+        """(r + M V - V) / alpha on the support, 0 off it."""
+        y = (self.problem.r.flatten(1) - torch.bmm(self.pay, V[..., None])[..., 0]) / self.alpha
+        return torch.where(self.weights > 0, y, 0)
+
+    def value(self, V: Float[Tensor, "B S"]) -> tuple[Float[Tensor, " B"], Float[Tensor, "B SA"]]:
+        y = self.slope(V)
+        conjugate = torch.where(self.weights > 0, self.div.conjugate_nonneg(y), 0)
+        return (self.problem.mu0 * V).sum(-1) + self.alpha * (self.weights * conjugate).sum(-1), y
+
+    def gradient(self, w: Float[Tensor, "B SA"]) -> Float[Tensor, "B S"]:
+        """mu0 - (E - M)' (ref w): 0 iff ref w is an occupancy."""
+        return self.problem.mu0 - torch.bmm(self.pay.mT, (self.weights * w)[..., None])[..., 0]
+
+    def precondition(self, curvature: Float[Tensor, "B SA"], right: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
+        """H^{-1} right, H = (E - M)' curvature (E - M); states without curvature (chi2 clipped at 0) get a diagonal."""
+        hessian = torch.bmm(self.pay.mT, curvature[..., None] * self.pay)
+        diagonal = hessian.diagonal(dim1=-2, dim2=-1)
+        top = diagonal.amax(-1, keepdim=True)
+        diagonal += torch.where(diagonal > 1e-12 * top, 1e-14 * diagonal, top)
+        factor, info = torch.linalg.cholesky_ex(hessian)
+        if bool((info > 0).any()):
+            diagonal += 1e-9 * top * (info > 0)[:, None]
+            factor = torch.linalg.cholesky(hessian)
+        return torch.cholesky_solve(right[..., None], factor)[..., 0]
+
+
+def _prepare(problem: Backup, ref: Tensor, div: Divergence, alpha: float) -> tuple[_Dual, Float[Tensor, "B S"]]:
+    """The dual and its start: V* on the support, and 0 in a state that nothing reaches (V is free there, and stays)."""
     B, S, A = ref.shape
     used = ref > 0
     problem = replace(problem, P=problem.P.masked_fill(~used[..., None], 0), r=problem.r.masked_fill(~used, 0))
-    empty = ~used.any(-1)  # states that nothing reaches: V is free there, and stays
-    V = _start(problem, used, empty)
-    # rows of E - M: what V pays at each pair
-    pay = torch.eye(S, dtype=V.dtype, device=V.device).repeat_interleave(A, 0) - (
-        problem.P * problem.discount[..., None]
-    ).reshape(B, S * A, S)
-    weights, r = ref.reshape(B, -1), problem.r.reshape(B, -1)
+    hard = replace(problem, missing=~used & used.any(-1, keepdim=True))
+    weight(hard)  # refuses discounts of 1 that never end
+    moves = (problem.P * problem.discount[..., None]).reshape(B, S * A, S)
+    pay = torch.eye(S, dtype=moves.dtype, device=moves.device).repeat_interleave(A, 0) - moves
+    return _Dual(problem, ref, div, alpha, ref.flatten(1), pay), howard(hard)[0]
 
-    def dual(V: Tensor) -> tuple[Tensor, Tensor]:
-        y = (r - torch.bmm(pay, V[..., None])[..., 0]) / alpha
-        conjugate = torch.where(weights > 0, div.conjugate_nonneg(torch.where(weights > 0, y, 0)), 0)
-        return (problem.mu0 * V).sum(-1) + alpha * (weights * conjugate).sum(-1), y
 
-    value, y = dual(V)
+def _newton(dual: _Dual, V: Tensor, tol: float, limit: int) -> Found:
+    value, y = dual.value(V)
     for iteration in range(1, limit + 1):
-        w = torch.where(weights > 0, div.ratio(torch.where(weights > 0, y, 0)), 0)
-        gradient = problem.mu0 - torch.bmm(pay.mT, (weights * w)[..., None])[..., 0]
-        d, lower = _feasible(problem, (weights * w).reshape(ref.shape), ref, div, alpha)
+        w = torch.where(dual.weights > 0, dual.div.ratio(y), 0)
+        d, lower = _feasible(dual, w)
         gap = (value - lower) / value.abs().clamp(min=1)
         if bool((gap <= 0.1 * tol).all()):
             return V, d, lower, value, iteration
-        step = _direction(pay, weights, w, gradient, div, alpha)
-        V_next, value_next, y_next = _search(dual, V, value, step, gradient)
+        second = dual.div.f_second(torch.where(w > 0, w, 1.0)).clamp(min=1e-300)
+        gradient = dual.gradient(w)
+        step = -dual.precondition(torch.where(w > 0, dual.weights / second / dual.alpha, 0), gradient)
+        V_next, value_next, y_next = _search(dual.value, V, value, step, gradient)
         if bool((gap <= tol).all()) and not bool((value_next < value).any()):
             return V, d, lower, value, iteration
         V, value, y = V_next, value_next, y_next
+    raise _unfinished(gap, limit)
+
+
+def _unfinished(gap: Tensor, limit: int) -> UserError:
     worst = float(gap.nan_to_num(torch.inf).max())
-    raise UserError(
-        f"the duality gap is {worst:.2g} after {limit} Newton steps; valid are a larger alpha, tol or limit."
-    )
+    return UserError(f"the duality gap is {worst:.2g} after {limit} steps; valid are a larger alpha, tol or limit.")
 
 
-def _start(problem: Backup, used: Tensor, empty: Tensor) -> Tensor:
-    """V* on the support; an empty state ends with value 0."""
-    missing = ~used & ~empty[..., None]
-    hard = replace(problem, missing=missing)
-    weight(hard)  # refuses discounts of 1 that never end
-    return howard(hard)[0]
-
-
-def _direction(
-    pay: Tensor, weights: Tensor, w: Tensor, gradient: Tensor, div: Divergence, alpha: float
-) -> Float[Tensor, "B S"]:
-    """Newton's direction; states without an active pair (chi2 clipped at 0) get a small multiple of the identity."""
-    curvature = torch.where(w > 0, weights / div.f_second(torch.where(w > 0, w, 1.0)).clamp(min=1e-300) / alpha, 0)
-    hessian = torch.bmm(pay.mT, curvature[..., None] * pay)
-    diagonal = hessian.diagonal(dim1=-2, dim2=-1)
-    top = diagonal.amax(-1, keepdim=True)
-    diagonal += torch.where(diagonal > 1e-12 * top, 1e-14 * diagonal, top)
-    factor, info = torch.linalg.cholesky_ex(hessian)
-    if bool((info > 0).any()):
-        diagonal += 1e-9 * top * (info > 0)[:, None]
-        factor = torch.linalg.cholesky(hessian)
-    return -torch.cholesky_solve(gradient[..., None], factor)[..., 0]
-
-
-def _search(dual, V: Tensor, value: Tensor, step: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _search(
+    dual: Callable[[Tensor], tuple[Tensor, Tensor]], V: Tensor, value: Tensor, step: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Armijo backtracking per problem: each keeps its first acceptable length, or stays where it is."""
     slope = (step * gradient).sum(-1)
     length = torch.ones_like(value)
@@ -190,14 +215,53 @@ def _search(dual, V: Tensor, value: Tensor, step: Tensor, gradient: Tensor) -> t
     return trial, found, y
 
 
-def _feasible(
-    problem: Backup, d: Tensor, ref: Tensor, div: Divergence, alpha: float
-) -> tuple[Float[Tensor, "B S A"], Float[Tensor, " B"]]:
-    """The occupancy of the policy that d defines, which balances exactly, and its primal value."""
-    mass = d.sum(-1, keepdim=True)
-    pi = torch.where(mass > 0, d, ref)
+def _interior(dual: _Dual, V: Tensor, tol: float, limit: int) -> Found:
+    """Primal-dual interior point (Boyd and Vandenberghe 2004, algorithm 11.2), for w > 0 with slack z > 0:
+
+    f'(w) - y(V) - z = 0,   w z = mu,   (E - M)' (ref w) = mu0,   mu -> 0.   A problem that is done stands still.
+    """
+    used, div = dual.weights > 0, dual.div
+
+    def residual(V: Tensor, w: Tensor, z: Tensor, mu: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        still = torch.where(used, div.f_prime(w) - dual.slope(V) - z, 0)
+        centre, balance = torch.where(used, w * z - mu, 0), dual.gradient(w)
+        return still, centre, balance, torch.cat([still, centre, balance], -1).norm(dim=-1)
+
+    w = torch.ones_like(dual.weights)
+    z = (-dual.slope(V)).clamp(min=1)
+    for iteration in range(1, limit + 1):
+        d, lower = _feasible(dual, torch.where(used, w, 0))
+        value = dual.value(V)[0]
+        gap = (value - lower) / value.abs().clamp(min=1)
+        if bool((gap <= tol).all()):
+            return V, d, lower, value, iteration
+        mu = 0.1 * (w * z * used).sum(-1, keepdim=True) / used.sum(-1, keepdim=True)
+        still, centre, balance, size = residual(V, w, z, mu)
+        inverse = 1 / (div.f_second(w) + z / w)
+        target = still + centre / w
+        right = -balance - torch.bmm(dual.pay.mT, (dual.weights * inverse * target)[..., None])[..., 0]
+        dV = dual.precondition(dual.weights * inverse / dual.alpha, right)
+        dw = torch.where(used, -inverse * (target + torch.bmm(dual.pay, dV[..., None])[..., 0] / dual.alpha), 0)
+        dz = torch.where(used, -(centre + z * dw) / w, 0)
+        length = 0.99 / torch.maximum(-dw / w, -dz / z).amax(-1, keepdim=True).clamp(min=0.99)
+        length = torch.where(gap[:, None] <= tol, 0, length)
+        for _ in range(HALVINGS):
+            trial = V + length * dV, w + length * dw, z + length * dz
+            good = residual(*trial, mu)[3] <= (1 - 0.01 * length[:, 0]) * size
+            if bool(good.all()):
+                break
+            length = torch.where(good[:, None], length, length / 2)
+        V, w, z = trial
+    raise _unfinished(gap, limit)
+
+
+def _feasible(dual: _Dual, w: Tensor) -> tuple[Float[Tensor, "B S A"], Float[Tensor, " B"]]:
+    """The occupancy of the policy that ref w defines, which balances exactly, and its primal value."""
+    ref = dual.ref
+    d = (dual.weights * w).reshape(ref.shape)
+    pi = torch.where(d.sum(-1, keepdim=True) > 0, d, ref)
     pi = pi / pi.sum(-1, keepdim=True).clamp(min=1e-300)
-    exact = _follow(problem, pi)
-    w = torch.where(ref > 0, exact / torch.where(ref > 0, ref, 1), 0)
-    cost = torch.where(ref > 0, ref * div.f(w), 0).sum((-2, -1))
-    return exact, (exact * problem.r).sum((-2, -1)) - alpha * cost
+    exact = _follow(dual.problem, pi)
+    ratio = torch.where(ref > 0, exact / torch.where(ref > 0, ref, 1), 0)
+    cost = torch.where(ref > 0, ref * dual.div.f(ratio), 0).sum((-2, -1))
+    return exact, (exact * dual.problem.r).sum((-2, -1)) - dual.alpha * cost

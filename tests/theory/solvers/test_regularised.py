@@ -20,13 +20,14 @@ from fenchel.theory.solvers.certificates import check
 from tests.strategies import mdps
 
 MDP = garnet(Rng(0), 4, 5, 3)
-NAMES = ["kl", "chi2", "soft_chi2", "reverse_kl", "hellinger", "js", "alpha:0.5", "alpha:1.5"]
+NAMES = ["kl", "chi2", "soft_chi2", "reverse_kl", "hellinger", "js", "alpha:0.5", "alpha:1.5", "alpha:3", "alpha:6"]
 FUNCTIONS = {  # written again from the definitions
     "kl": lambda w: np.where(w > 0, w * np.log(np.maximum(w, 1e-300)), 0) - w + 1,
     "chi2": lambda w: (w - 1) ** 2,
     "reverse_kl": lambda w: -np.log(np.maximum(w, 1e-300)) + w - 1,
     "hellinger": lambda w: (np.sqrt(w) - 1) ** 2,
     "alpha:1.5": lambda w: (w**1.5 - 1 - 1.5 * (w - 1)) / 0.75,
+    "alpha:3": lambda w: (w**3 - 1 - 3 * (w - 1)) / 6,
 }
 
 
@@ -85,7 +86,7 @@ def test_a_reference_without_support_forbids_the_action():
 # -- regularised occupancies -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("divergence", ["kl", "chi2"])
+@pytest.mark.parametrize("divergence", ["kl", "chi2", "alpha:3"])
 @pytest.mark.parametrize("alpha", [1.0, 0.1])
 def test_the_dual_agrees_with_the_primal_program(divergence, alpha):
     answer = solve(MDP, "occupancy_dual", tol=1e-10, divergence=divergence, alpha=alpha)
@@ -115,6 +116,22 @@ def test_the_dual_value_agrees_with_numerical_conjugates(divergence):
         w = answer.extra["w"][i].numpy()
         primal = (answer.occupancy[i] * MDP.r[i]).sum().item() - 0.5 * (ref * FUNCTIONS[divergence](w)).sum()
         assert abs(primal - float(answer.lower[i])) < 1e-9
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.01])
+def test_newton_and_the_interior_point_meet(alpha):
+    options = dict(divergence="chi2", alpha=alpha, tol=1e-11)
+    newton, interior = (solve(MDP, "occupancy_dual", method, **options) for method in ("newton", "interior"))
+    torch.testing.assert_close(interior.occupancy, newton.occupancy, atol=1e-5, rtol=0)
+    torch.testing.assert_close(interior.upper, newton.upper, atol=1e-9, rtol=1e-10)
+
+
+def test_where_newton_stalls_the_default_does_not():
+    mdp, options = garnet(Rng(0), 16, 5, 3), dict(divergence="alpha:3", alpha=0.01)
+    with pytest.raises(UserError, match="duality gap"):
+        solve(mdp, "occupancy_dual", "newton", limit=50, **options)
+    answer = solve(mdp, "occupancy_dual", limit=50, **options)
+    assert check(mdp, "occupancy_dual", answer, 1e-10, **options).holds
 
 
 def test_large_alpha_stays_with_the_data_and_small_alpha_finds_the_optimum():
@@ -178,6 +195,8 @@ def test_what_is_refused():
     ]:
         with pytest.raises(UserError, match=words):
             solve(MDP, "occupancy_dual", **options)
+    with pytest.raises(UserError, match="method=interior needs"):
+        solve(MDP, "occupancy_dual", "interior", divergence="kl")
     with pytest.raises(UserError, match="alpha=-1"):
         solve(MDP, "soft", alpha=-1)
 
