@@ -75,7 +75,8 @@ def train(
     there, from the start when there is none. listener(kind, record): kinds "log" {step, losses, updates_per_second},
     "eval" {step, return_mean, ...}, "checkpoint" {step, path}, "warning" {message}; lists have one entry per replica.
     Returns {status, steps, wall_seconds, updates_per_second, final: [one dict per replica]}; status is "completed", or
-    "diverged" when no replica stayed finite. Raises UserError for a task, a folder or a checkpoint that does not fit.
+    "diverged" when no replica stayed finite. "log" and what is returned also have env_steps, the environment's steps
+    per replica, for a learner that acts. Raises UserError for a task, a folder or a checkpoint that does not fit.
     """
     return Loop(task, learner, config or TrainConfig(), folder, listener).run(resume)
 
@@ -122,6 +123,7 @@ class Loop:
         return {
             "status": "diverged" if len(self.diverged) == learner.R else "completed",
             "steps": learner.steps,
+            **self._env_steps(),
             "wall_seconds": wall,
             "updates_per_second": (learner.steps - first) * learner.R / max(wall, 1e-9),
             "final": self._final(),
@@ -146,9 +148,14 @@ class Loop:
     def _log(self, losses: dict[str, Tensor], mark: tuple[float, int]) -> tuple[float, int]:
         learner, now = self.learner, time.perf_counter()
         record = {"step": learner.steps, "losses": {name: loss.tolist() for name, loss in losses.items()}}
+        record |= self._env_steps()
         rate = (learner.steps - mark[1]) * learner.R / max(now - mark[0], 1e-9)
         self._tell("log", record, {"updates_per_second": rate})
         return now, learner.steps
+
+    def _env_steps(self) -> dict[str, int]:
+        """How many steps of the environment each replica has taken, for learners that act."""
+        return {"env_steps": self.source.env_steps} if self.learner.ONLINE else {}
 
     def _find_diverged(self, losses: dict[str, Tensor]) -> bool:
         """Mark replicas whose parameters or losses are not finite; True when there is a new one."""

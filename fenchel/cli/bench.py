@@ -25,6 +25,7 @@ from fenchel.errors import unknown
 BENCHES: dict[str, str] = {
     "updates": "fenchel.cli.bench_updates:rows",
     "solvers": "fenchel.cli.bench_solvers:rows",
+    "online": "fenchel.cli.bench_online:rows",
 }
 
 
