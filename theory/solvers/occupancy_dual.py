@@ -229,12 +229,14 @@ def _interior(dual: _Dual, V: Tensor, tol: float, limit: int) -> Found:
 
     w = torch.ones_like(dual.weights)
     z = (-dual.slope(V)).clamp(min=1)
+    last = torch.full_like(V[:, 0], torch.inf)
     for iteration in range(1, limit + 1):
         d, lower = _feasible(dual, torch.where(used, w, 0))
         value = dual.value(V)[0]
         gap = (value - lower) / value.abs().clamp(min=1)
-        if bool((gap <= tol).all()):
+        if bool((gap <= tol).all()) and not bool(((gap > 0.1 * tol) & (gap < last)).any()):
             return V, d, lower, value, iteration
+        last = gap
         mu = 0.1 * (w * z * used).sum(-1, keepdim=True) / used.sum(-1, keepdim=True)
         still, centre, balance, size = residual(V, w, z, mu)
         inverse = 1 / (div.f_second(w) + z / w)
@@ -244,7 +246,7 @@ def _interior(dual: _Dual, V: Tensor, tol: float, limit: int) -> Found:
         dw = torch.where(used, -inverse * (target + torch.bmm(dual.pay, dV[..., None])[..., 0] / dual.alpha), 0)
         dz = torch.where(used, -(centre + z * dw) / w, 0)
         length = 0.99 / torch.maximum(-dw / w, -dz / z).amax(-1, keepdim=True).clamp(min=0.99)
-        length = torch.where(gap[:, None] <= tol, 0, length)
+        length = torch.where(gap[:, None] <= 0.1 * tol, 0, length)
         for _ in range(HALVINGS):
             trial = V + length * dV, w + length * dw, z + length * dz
             good = residual(*trial, mu)[3] <= (1 - 0.01 * length[:, 0]) * size

@@ -129,8 +129,8 @@ def test_newton_and_the_interior_point_meet(alpha):
 def test_where_newton_stalls_the_default_does_not():
     mdp, options = garnet(Rng(0), 16, 5, 3), dict(divergence="alpha:3", alpha=0.01)
     with pytest.raises(UserError, match="duality gap"):
-        solve(mdp, "occupancy_dual", "newton", limit=50, **options)
-    answer = solve(mdp, "occupancy_dual", limit=50, **options)
+        solve(mdp, "occupancy_dual", "newton", 1e-10, limit=50, **options)
+    answer = solve(mdp, "occupancy_dual", tol=1e-10, limit=50, **options)
     assert check(mdp, "occupancy_dual", answer, 1e-10, **options).holds
 
 
