@@ -7,6 +7,13 @@ import os
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from jaxtyping import config as shapes
+from jaxtyping import install_import_hook
+
+# The shapes and types in the signatures of objectives can be checked at every call. Their own tests do, by the fixture
+# `checked`; claims and learners let axes of length one broadcast, which a signature of equal shapes would refuse.
+install_import_hook(["fenchel.theory.objectives", "fenchel.theory.divergences"], "beartype.beartype")
+shapes.update("jaxtyping_disable", True)
 
 PROFILES = {"dev": 30, "ci": 50, "nightly": 1000}
 for name, examples in PROFILES.items():
@@ -19,6 +26,14 @@ for name, examples in PROFILES.items():
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def checked(request: pytest.FixtureRequest):
+    """Signatures are checked, but for tests marked `unchecked`, which pass a wrong type to read the function's message."""
+    shapes.update("jaxtyping_disable", request.node.get_closest_marker("unchecked") is not None)
+    yield
+    shapes.update("jaxtyping_disable", True)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,8 @@ from fenchel.theory.divergences import DIVERGENCES, alpha, get_divergence
 
 LOG2 = math.log(2)
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 def xlogx(w):
     return w * math.log(w) if w > 0 else 0.0

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Hyper = float | Tensor
+Hyper = float | int | Tensor
 Values = Float[Tensor, "*batch"]
 Multiplier = Float[Tensor, "*other"]
 

@@ -30,7 +30,7 @@ from fenchel.errors import UserError, unknown
 from fenchel.theory.divergences import Divergence, get_divergence
 from fenchel.theory.objectives.value import bellman_backup, gumbel
 
-Hyper = float | Tensor
+Hyper = float | int | Tensor
 Values = Float[Tensor, "*batch"]
 Variant = Literal["corrected", "paper", "official"]
 VARIANTS = ("corrected", "paper", "official")

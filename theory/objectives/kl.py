@@ -24,7 +24,7 @@ from torch import Tensor
 from fenchel.errors import unknown
 from fenchel.theory.divergences import REVERSE_KL, Divergence, get_divergence
 
-Hyper = float | Tensor
+Hyper = float | int | Tensor
 Values = Float[Tensor, "*batch"]
 
 

@@ -11,7 +11,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-Hyper = float | Tensor
+Hyper = float | int | Tensor
 Values = Float[Tensor, "*batch"]
 Actions = Float[Tensor, "*batch action"]
 

@@ -28,7 +28,7 @@ __all__ = [
     "truncated_ratio",
 ]
 
-Hyper = float | Tensor
+Hyper = float | int | Tensor
 Values = Float[Tensor, "*batch"]
 Group = Float[Tensor, "*prompts answers"]
 

@@ -20,7 +20,7 @@ from torch.nn.functional import softplus
 from fenchel.errors import UserError
 from fenchel.theory.divergences import Divergence, get_divergence
 
-Hyper = float | Tensor
+Hyper = float | int | Tensor
 Values = Float[Tensor, "*batch"]
 Group = Float[Tensor, "*batch answers"]
 

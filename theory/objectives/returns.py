@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Hyper = float | Tensor
+Hyper = float | int | Tensor
 Steps = Float[Tensor, "*batch time"]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fenchel.errors import unknown
 
-Hyper = float | Tensor
+Hyper = float | int | Tensor
 Values = Float[Tensor, "*batch"]
 Atoms = Float[Tensor, "*batch atoms"]
 

@@ -127,6 +127,7 @@ def test_gumbel_official_is_the_released_formula():
     torch.testing.assert_close(low, torch.exp((q - value - 50) / 0.7 + 1) - (q - value - 50) / 0.7 * math.e - math.e)
 
 
+@pytest.mark.unchecked
 def test_gumbel_does_not_overflow():
     value = torch.zeros(3, requires_grad=True)
     loss = losses.gumbel(value, torch.tensor([1e3, 1e5, -1e5]), temperature=0.1)
