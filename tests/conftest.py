@@ -30,7 +30,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture
 def checked(request: pytest.FixtureRequest):
-    """Signatures are checked, but for tests marked `unchecked`, which pass a wrong type to read the function's message."""
+    """Signatures are checked, but for tests marked `unchecked`: these pass a wrong type to read our own message."""
     shapes.update("jaxtyping_disable", request.node.get_closest_marker("unchecked") is not None)
     yield
     shapes.update("jaxtyping_disable", True)
