@@ -104,7 +104,8 @@ class Learner:
 
         __call__(step) -> Batch, a function of the step, the learner and the source's own state;
         state() -> {name: Tensor}, what a checkpoint must hold of it, loaded by copying into these very tensors;
-        at_checkpoint(index), called after the index-th checkpoint and after loading it, for re-seeding environments.
+        at_checkpoint(index), called after the index-th checkpoint and after loading it, for re-seeding environments;
+        env_steps, of an ONLINE learner only: steps of the environment per replica so far.
 
         The base class samples `task.dataset()`.
         """

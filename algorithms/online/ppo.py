@@ -74,7 +74,7 @@ class PPO(Learner):
     ONLINE = True
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
-        "*pendulum*": {"gamma": 0.9, "lr": 1e-3, "horizon": 128},
+        "*[Pp]endulum*": {"gamma": 0.9, "lr": 1e-3, "horizon": 128, "steps": 30_000},
     }
 
     def setup(self) -> None:

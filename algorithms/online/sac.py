@@ -59,7 +59,7 @@ class SAC(Learner):
     ONLINE = True
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
-        "*pendulum*": {"buffer_size": 50_000, "lr": 1e-3},
+        "*[Pp]endulum*": {"hidden": [64, 64], "batch_size": 64, "lr": 1e-3, "buffer_size": 50_000, "steps": 10_000},
     }
 
     def setup(self) -> None:

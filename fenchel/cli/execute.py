@@ -152,7 +152,8 @@ def show(console: Console, plan: Plan, summary: dict[str, Any], path: Path) -> N
         table.add_row(*map(str, values), str(len(rows)), *cells, *gaps)
     console.print(table)
     seconds, rate = summary["wall_seconds"], summary["updates_per_second"]
-    console.print(f"{seconds:.0f} s, {rate or 0:.0f} updates/s of {len(plan.seeds)} replicas on {plan.device}")
+    acted = f"; {summary['env_steps']:,} environment steps of each" if "env_steps" in summary else ""
+    console.print(f"{seconds:.0f} s, {rate or 0:.0f} updates/s of {len(plan.seeds)} replicas on {plan.device}{acted}")
     console.print(f"summary: {path / 'summary.json'}", soft_wrap=True)
     figure = plot_run(path, plan, name)
     if figure:

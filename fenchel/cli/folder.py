@@ -131,6 +131,7 @@ def write_summary(
         "data_hash": data_hash,
         "hash": plan.hash,
         "final": result.get("final", []),
+        **({"env_steps": result["env_steps"]} if "env_steps" in result else {}),
         **more,
     }
     summary = finite(summary)

@@ -68,8 +68,9 @@ def explained(key: str) -> str:
     lines.append(f"learns from: {'acting' if attributes.get('ONLINE') else 'a data set'}")
     if attributes.get("NEEDS"):
         lines.append(f"needs the columns: {', '.join(attributes['NEEDS'])}")  # type: ignore[arg-type]
-    presets = [name for name in attributes.get("PRESETS", {})]  # type: ignore[union-attr]
-    lines.append(f"presets: {', '.join(presets) or 'none'}")
+    presets: dict[str, dict] = attributes.get("PRESETS", {})  # type: ignore[assignment]
+    lines += ["", "presets, by name or where env matches:"] if presets else []
+    lines += [f"  {name}: {', '.join(f'{k}={typed.show(v)}' for k, v in row.items())}" for name, row in presets.items()]
     lines += ["", "options:", columns([option_row("algo.", option) for option in about.options])]
     return "\n".join(lines)
 

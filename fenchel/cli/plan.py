@@ -104,7 +104,9 @@ def make_plan(values: Mapping[str, Any], words: Sequence[str]) -> Plan:
     if not {"env", "algo"} & given:
         rest.setdefault("steps", DEMO["steps"])
         options.setdefault("hidden", DEMO["hidden"])
-    config = typed.build(cls.Config, preset(cls, job.env, job.preset) | options, "algo.")
+    row = preset(cls, job.env, job.preset)
+    loop = {f.name: row.pop(f.name) for f in fields(TrainConfig) if f.name in row}
+    config = typed.build(cls.Config, row | options, "algo.")
     config, seeds, swept = replicas(config, read_seeds(job.seed))
     return Plan(
         env=job.env,
@@ -113,7 +115,7 @@ def make_plan(values: Mapping[str, Any], words: Sequence[str]) -> Plan:
         config=config,
         seeds=seeds,
         swept=swept,
-        train=typed.build(TrainConfig, rest),
+        train=typed.build(TrainConfig, loop | rest),
         device=read_device(job.device),
         out=Path(job.out).expanduser() if job.out else None,
         resume=job.resume,

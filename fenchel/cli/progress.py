@@ -44,6 +44,8 @@ class Bar:
         if kind == "log":
             losses = [f"{name} {brief(values, '.3g')}" for name, values in list(record["losses"].items())[:3]]
             self.text["losses"], self.text["rate"] = " ".join(losses), f"{record['updates_per_second']:.0f}/s"
+            if "env_steps" in record:
+                self.text["rate"] += f" at environment step {record['env_steps']:,}"
         if kind == "eval":
             label, name = ("score", "normalized_score") if "normalized_score" in record else ("return", "return_mean")
             self.text["score"] = f"{label} {brief(record[name], '.1f')}"

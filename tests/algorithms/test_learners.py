@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fenchel.algorithms import ALGORITHMS, evaluation, get_algorithm
 from fenchel.algorithms.runner import Runner
+from fenchel.algorithms.training import TrainConfig
 from fenchel.errors import UserError
 
 SEEDS = [3, 5, 7, 9]
@@ -204,7 +205,7 @@ def test_class_attributes(key, kind):
     assert cls.FAMILY
     assert cls.DEMO
     assert set(cls.ACTIONS) <= {"box", "discrete"}
-    names = {field.name for field in fields(cls.Config)}
+    names = {field.name for field in (*fields(cls.Config), *fields(TrainConfig))}
     for preset in cls.PRESETS.values():
         assert set(preset) <= names
     assert cls.PRESETS["small"] == {"hidden": [64, 64], "batch_size": 64}
