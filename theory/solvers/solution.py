@@ -30,6 +30,11 @@ class Certificate:
     def holds(self) -> bool:
         return self.worst <= self.tolerance
 
+    def __repr__(self) -> str:
+        """The greatest residual of each kind: the tensors of a batch would fill the screen."""
+        found = ", ".join(f"{name} {float(r.max()):.1e}" for name, r in self.residuals.items() if r.numel())
+        return f"Certificate({self.kind}: {found}; tolerance {self.tolerance:.0e}, holds={self.holds})"
+
 
 @dataclass(frozen=True)
 class Solution:
