@@ -25,7 +25,7 @@ from fenchel.theory.instances.build import from_outcomes
 from fenchel.theory.mdp import TabularMDP
 from fenchel.theory.rng import Rng
 from fenchel.theory.solvers import solve
-from fenchel.theory.solvers.basics import policy_value
+from fenchel.theory.solvers.bellman import policy_value
 
 MIXED = ("fourrooms-mixed", "garnet-mixed", "stitchmaze-mixed")
 

@@ -13,7 +13,7 @@ from fenchel.theory import instances
 from fenchel.theory.instances import INSTANCES, counterexamples, grids, instance
 from fenchel.theory.mdp import TabularMDP
 from fenchel.theory.rng import Rng
-from fenchel.theory.solvers.basics import policy_iteration, policy_value
+from fenchel.theory.solvers.bellman import policy_iteration, policy_value
 from fenchel.theory.sparse import SparseMDP
 
 

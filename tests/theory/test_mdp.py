@@ -14,7 +14,7 @@ from fenchel.errors import UserError
 from fenchel.theory.instances import garnet
 from fenchel.theory.mdp import TabularMDP
 from fenchel.theory.rng import Rng
-from fenchel.theory.solvers.basics import policy_value
+from fenchel.theory.solvers.bellman import policy_value
 
 
 def parts() -> dict:

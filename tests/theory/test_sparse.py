@@ -11,7 +11,7 @@ from strategies import mdps
 from fenchel.errors import UserError
 from fenchel.theory.instances import garnet, garnet_sparse, ring_sparse
 from fenchel.theory.rng import Rng
-from fenchel.theory.solvers.basics import occupancy
+from fenchel.theory.solvers.bellman import occupancy
 from fenchel.theory.sparse import SparseMDP
 
 

@@ -11,7 +11,7 @@ import torch
 from fenchel.errors import UserError
 from fenchel.theory.games import PreferenceGame
 from fenchel.theory.rng import Rng
-from fenchel.theory.solvers.basics import policy_iteration, policy_value
+from fenchel.theory.solvers.bellman import policy_iteration, policy_value
 from fenchel.theory.tokens import (
     TokenTree,
     group_expectation,

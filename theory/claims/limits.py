@@ -12,7 +12,7 @@ from fenchel.theory.claims.tools import worst
 from fenchel.theory.instances.generated import garnet
 from fenchel.theory.rng import Rng
 from fenchel.theory.solvers import solve
-from fenchel.theory.solvers.basics import policy_value
+from fenchel.theory.solvers.bellman import policy_value
 
 GAMMA = 0.8
 

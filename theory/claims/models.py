@@ -12,7 +12,7 @@ from fenchel.theory.claims.policy_improvement import value
 from fenchel.theory.instances.generated import garnet
 from fenchel.theory.mdp import TabularMDP, replace_reward
 from fenchel.theory.rng import Rng
-from fenchel.theory.solvers.basics import occupancy, policy_iteration, policy_value, q_values
+from fenchel.theory.solvers.bellman import occupancy, policy_iteration, policy_value, q_values
 
 GAMMA = 0.8
 

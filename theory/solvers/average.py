@@ -13,8 +13,7 @@ from torch import Tensor
 
 from fenchel.errors import UserError, unknown
 from fenchel.theory.mdp import TabularMDP
-from fenchel.theory.solvers.basics import one_hot
-from fenchel.theory.solvers.bellman import EPS, STRICT, Backup, flatten, take
+from fenchel.theory.solvers.bellman import EPS, STRICT, Backup, flatten, one_hot, take
 from fenchel.theory.solvers.solution import Certificate, Solution
 
 LAZINESS = 0.5  # staying put with this probability keeps gains and policies, and makes periodic chains converge

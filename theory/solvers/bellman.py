@@ -1,4 +1,4 @@
-"""Bellman's operator over a flat batch, and the two-sided bounds that certify a value.
+"""Bellman's operator: a fixed policy's linear algebra, policy iteration, and the two-sided bounds that certify a value.
 
 Let M = discount * P, h > 0 any function with slack(s, a) = h(s) - (M h)(s, a) > 0, and e = r + M V - V. Then
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fenchel.errors import UserError
@@ -22,6 +22,7 @@ from fenchel.theory.mdp import TabularMDP
 
 CHUNK = 4 << 20  # bytes of P that are worked on at once: the last-level cache decides, not the batch
 STRICT = 1e-12  # relative gain below which an improvement is rounding, on which policy iteration could cycle
+WARM_START = 2  # backups before the first linear solve: they save about one solve each
 EPS = torch.finfo(torch.float64).eps
 
 
@@ -51,11 +52,18 @@ class Backup:
         Q = self.expect(V).add_(self.r)
         return Q if self.missing is None else Q.masked_fill_(self.missing, -torch.inf)
 
-    def greedy(self, actions: Int[Tensor, "B S"]) -> tuple[Float[Tensor, "B S S"], Float[Tensor, "B S"]]:
-        """(discounted kernel, reward) of a deterministic policy."""
-        b = torch.arange(len(self), device=self.P.device)[:, None]
-        s = torch.arange(self.P.shape[1], device=self.P.device)
-        return self.P[b, s, actions].mul_(self.discount[b, s, actions][..., None]), self.r[b, s, actions]
+    def greedy(
+        self, actions: Int[Tensor, "n S"], index: Int[Tensor, " n"] | None = None
+    ) -> tuple[Float[Tensor, "n S S"], Float[Tensor, "n S"]]:
+        """(discounted kernel, reward) of a deterministic policy, for the problems at `index` (default: all)."""
+        B, S, A, _ = self.P.shape
+        if index is None:
+            index = torch.arange(B, device=self.P.device)
+        states = index[:, None] * S + torch.arange(S, device=self.P.device)
+        rows = (states * A + actions).reshape(-1)
+        kernel = self.P.reshape(-1, S).index_select(0, rows)
+        kernel *= self.discount.reshape(-1).index_select(0, rows)[:, None]
+        return kernel.view(-1, S, S), self.r.reshape(-1).index_select(0, rows).view(-1, S)
 
 
 def flatten(mdp: TabularMDP) -> Backup:
@@ -64,7 +72,7 @@ def flatten(mdp: TabularMDP) -> Backup:
         raise UserError("r has channels; valid is one reward, as by mdp.channel(k) or mdp.scalarize(weights).")
     flat = mdp.map(lambda t: t.reshape(-1, *t.shape[len(mdp.batch_shape) :])).to(dtype=torch.float64)
     missing = None if mdp.action_mask is None else ~flat.mask
-    P, discount = flat.P, flat.discount
+    P, discount = flat.P.contiguous(), flat.discount
     if discount.ndim == P.ndim:
         P, discount = discount * P, torch.ones_like(flat.r)
     return Backup(P, flat.r, flat.mu0, discount, missing)
@@ -78,6 +86,98 @@ def chunks(problem: Backup) -> list[slice]:
 
 def take(values: Tensor, actions: Int[Tensor, "B S"]) -> Float[Tensor, "B S"]:
     return values.gather(-1, actions[..., None])[..., 0]
+
+
+# -- a fixed policy --------------------------------------------------------------------------------------------------
+
+
+def evaluate(kernel: Float[Tensor, "*b S S"], reward: Float[Tensor, "*b S"]) -> Float[Tensor, "*b S"]:
+    """V = (I - kernel)^{-1} reward."""
+    eye = torch.eye(kernel.shape[-1], dtype=kernel.dtype, device=kernel.device)
+    return torch.linalg.solve(eye - kernel, reward[..., None])[..., 0]
+
+
+def policy_value(mdp: TabularMDP, policy: Float[Tensor, "*b S A"]) -> Float[Tensor, "*b S"]:
+    """V of a policy; with channels (..., K, S)."""
+    kernel, reward = mdp.policy_kernel(policy), mdp.policy_reward(policy)
+    return evaluate(kernel.unsqueeze(-3) if mdp.num_channels else kernel, reward)
+
+
+def occupancy(mdp: TabularMDP, policy: Float[Tensor, "*b S A"]) -> Float[Tensor, "*b S A"]:
+    """Unnormalised discounted occupancy d(s, a) = E sum_t (prod of discounts) 1[s_t = s, a_t = a]."""
+    return evaluate(mdp.policy_kernel(policy).mT, mdp.mu0)[..., None] * policy
+
+
+def q_values(mdp: TabularMDP, V: Float[Tensor, "*b S"]) -> Float[Tensor, "*b S A"]:
+    """r + kernel V, -inf where the action does not exist (reward without channels)."""
+    Q = mdp.r + torch.einsum("...sat,...t->...sa", mdp.kernel, V)
+    return Q.masked_fill(~mdp.mask, -torch.inf)
+
+
+def one_hot(actions: Tensor, num_actions: int, dtype: torch.dtype) -> Float[Tensor, "*b A"]:
+    return torch.nn.functional.one_hot(actions, num_actions).to(dtype)
+
+
+# -- policy iteration ------------------------------------------------------------------------------------------------
+
+
+def policy_iteration(
+    mdp: TabularMDP, start: Tensor | None = None, frozen: Bool[Tensor, "*b S"] | None = None, limit: int = 1000
+) -> tuple[Float[Tensor, "*b S"], Int[Tensor, "*b S"], int]:
+    """`howard` of a TabularMDP -> (V, actions, iterations of the slowest problem); computed in float64.
+
+    start (..., S): first actions; frozen (..., S): where they stay. Raises UserError for reward channels.
+    """
+    shape = mdp.mu0.shape
+    first, still = (None if t is None else t.expand(shape).reshape(-1, shape[-1]) for t in (start, frozen))
+    V, _, actions, counts = howard(flatten(mdp), first, still, limit)
+    return V.reshape(shape).to(mdp.dtype), actions.reshape(shape), int(counts.max())
+
+
+def howard(
+    problem: Backup, start: Int[Tensor, "B S"] | None = None, frozen: Bool[Tensor, "B S"] | None = None,
+    limit: int = 1000,
+) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B S A"], Int[Tensor, "B S"], Int[Tensor, " B"]]:  # fmt: skip
+    """Policy iteration (Howard 1960) from `start` or a few backups -> (V and Q of the policy, actions, iterations).
+
+    Actions change only on an improvement beyond rounding: ties cannot make it cycle, and where nothing discounts (total
+    reward) a proper start stays proper. Only policies that still change are solved for; P is copied once half are done.
+    Raises UserError after `limit` steps.
+    """
+    actions = _warm(problem) if start is None else start
+    V, home = torch.empty_like(problem.mu0), torch.arange(len(problem), device=actions.device)
+    values, qs, policies, counts = torch.empty_like(V), torch.empty_like(problem.r), actions.clone(), home.clone()
+    live = home  # positions in `problem` whose policy changed; home: their place in the batch
+    for iteration in range(1, limit + 1):
+        V[live] = evaluate(*problem.greedy(actions[live], live))
+        Q = problem.q(V)
+        best, greedy = Q.max(-1)
+        better = best > take(Q, actions) + STRICT * V.abs().amax(-1, keepdim=True).clamp(min=1)
+        if frozen is not None:
+            better &= ~frozen
+        counts[home[live]] = iteration
+        live = better.any(-1).nonzero()[:, 0]
+        if 2 * len(live) <= len(home):
+            values[home], qs[home], policies[home] = V, Q, actions
+            if not len(live):
+                return values, qs, policies, counts
+            problem, V, home, actions = problem[live], V[live], home[live], actions[live]
+            better, greedy = better[live], greedy[live]
+            frozen = None if frozen is None else frozen[live]
+            live = torch.arange(len(live), device=live.device)
+        actions = torch.where(better, greedy, actions)
+    raise UserError(f"policy iteration did not settle in {limit} steps; valid are problems with finite values.")
+
+
+def _warm(problem: Backup) -> Int[Tensor, "B S"]:
+    """The actions that are greedy after a few backups."""
+    Q = problem.r if problem.missing is None else problem.r.masked_fill(problem.missing, -torch.inf)
+    for _ in range(WARM_START):
+        Q = problem.q(Q.amax(-1))
+    return Q.argmax(-1)
+
+
+# -- bounds ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -124,8 +224,9 @@ def _longest_time(unit: Backup, limit: int = 1000) -> Float[Tensor, "B S"]:
             return h
         actions = torch.where(better, greedy, actions)
     raise UserError(
-        "discount is 1 along a cycle that some policy never leaves; valid are discounts below 1, or 1 where every policy terminates."
-    )  # noqa: E501
+        "discount is 1 along a cycle that some policy never leaves; "
+        "valid are discounts below 1, or 1 where every policy terminates."
+    )
 
 
 @dataclass(frozen=True)

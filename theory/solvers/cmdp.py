@@ -24,7 +24,7 @@ from torch import Tensor
 from fenchel.errors import UserError, unknown
 from fenchel.theory.mdp import TabularMDP, replace_reward
 from fenchel.theory.solvers import cmdp_checks
-from fenchel.theory.solvers.basics import occupancy, one_hot, policy_iteration
+from fenchel.theory.solvers.bellman import occupancy, one_hot, policy_iteration
 from fenchel.theory.solvers.game_checks import certified
 from fenchel.theory.solvers.solution import Solution
 

@@ -17,13 +17,22 @@ from torch import Tensor
 
 from fenchel.errors import UserError, unknown
 from fenchel.theory.mdp import TabularMDP
-from fenchel.theory.solvers.basics import one_hot
-from fenchel.theory.solvers.bellman import STRICT, Backup, Bounds, Weight, bounds, chunks, flatten, take, weight
+from fenchel.theory.solvers.bellman import (
+    Backup,
+    Bounds,
+    Weight,
+    bounds,
+    chunks,
+    flatten,
+    howard,
+    one_hot,
+    take,
+    weight,
+)
 from fenchel.theory.solvers.linear_program import value_program
 from fenchel.theory.solvers.solution import Certificate, Solution
 
 METHODS = ("auto", "vi", "mpi", "pi", "lp", "fused")
-WARM_START = 3  # sweeps of value iteration before the first linear solve: they save about one solve each
 
 
 def solve_discounted(
@@ -49,12 +58,13 @@ def solve_discounted(
         if method == "fused":
             from fenchel.theory.solvers.fused import fused_policy_iteration
 
-            found, iterations = fused_policy_iteration(flat, limit)
+            found, Q, iterations = fused_policy_iteration(flat, limit)
         elif method in ("pi", "lp"):
-            found, iterations = _chunked(flat, method, limit)
+            found, Q, iterations = _chunked(flat, method, limit)
         else:
             found, iterations = _sweeping(flat, weight(flat), 20 if method == "mpi" else 0, tol, limit)
-        return _solution(problem, flat, found, iterations, tol, occupancy)
+            Q = flat.q(found.middle)
+        return _solution(problem, flat, found, Q, iterations, tol, occupancy)
 
 
 def _choose(flat: Backup) -> str:
@@ -65,17 +75,16 @@ def _choose(flat: Backup) -> str:
 
 
 def _solution(
-    mdp: TabularMDP, flat: Backup, found: Bounds, iterations: Tensor, tol: float, occupancy: bool
+    mdp: TabularMDP, flat: Backup, found: Bounds, Q: Tensor, iterations: Tensor, tol: float, occupancy: bool
 ) -> Solution:
     batch, dtype = mdp.batch_shape, mdp.dtype
     policy = one_hot(found.actions, mdp.num_actions, torch.float64)
-    V = found.middle
 
     def shaped(t: Tensor) -> Tensor:
         return t.reshape(*batch, *t.shape[1:]).to(dtype)
 
     answer = Solution(
-        V=shaped(V), Q=shaped(flat.q(V)), policy=shaped(policy), lower=shaped(found.lower),
+        V=shaped(found.middle), Q=shaped(Q), policy=shaped(policy), lower=shaped(found.lower),
         upper=shaped(found.upper), iterations=iterations.reshape(batch),
         certificate=Certificate("discounted", {"gap": found.gap.reshape(batch)}, tol),
     )  # fmt: skip
@@ -128,51 +137,22 @@ def _sweeping(problem: Backup, w: Weight, sweeps: int, tol: float, limit: int) -
 # -- exact methods ---------------------------------------------------------------------------------------------------
 
 
-def _chunked(flat: Backup, method: str, limit: int) -> tuple[Bounds, Tensor]:
-    parts, counts = [], []
+def _chunked(flat: Backup, method: str, limit: int) -> tuple[Bounds, Tensor, Tensor]:
+    """(bounds, Q, iterations); Q is that of the policy's exact value, which lies within the bounds' rounding."""
+    parts, qs, counts = [], [], []
     for c in chunks(flat):
         problem = flat[c]
         w = weight(problem)
         if method == "pi":
-            V, Q, actions, count = howard(problem, limit)
+            V, Q, actions, count = howard(problem, limit=limit)
         else:
             V, actions, count = value_program(problem)
             Q = problem.q(V)
         parts.append(bounds(V, Q, w, actions))
+        qs.append(Q)
         counts.append(count)
     lower, upper, actions = (torch.cat([getattr(p, k) for p in parts]) for k in ("lower", "upper", "actions"))
-    return Bounds(lower, upper, actions), torch.cat(counts)
-
-
-def howard(problem: Backup, limit: int = 1000) -> tuple[Tensor, Tensor, Int[Tensor, "B S"], Tensor]:
-    """Policy iteration from a few sweeps of value iteration -> (V and Q of the policy, actions, iterations).
-
-    Actions change only on an improvement beyond rounding, so ties cannot make it cycle.
-    """
-    B, S = problem.mu0.shape
-    eye = torch.eye(S, dtype=torch.float64, device=problem.P.device)
-    V = torch.zeros_like(problem.mu0)
-    for _ in range(WARM_START):
-        V = problem.q(V).amax(-1)
-    actions = problem.q(V).argmax(-1)
-    values, qs, policies = torch.empty_like(V), torch.empty_like(problem.r), torch.empty_like(actions)
-    iterations = torch.zeros(B, dtype=torch.int64, device=V.device)
-    index = torch.arange(B, device=V.device)
-    for iteration in range(1, limit + 1):
-        kernel, reward = problem.greedy(actions)
-        V = torch.linalg.solve(eye - kernel, reward)
-        Q = problem.q(V)
-        best, greedy = Q.max(-1)
-        better = best > take(Q, actions) + STRICT * V.abs().amax(-1, keepdim=True).clamp(min=1)
-        active = better.any(-1)
-        done = index[~active]
-        values[done], qs[done], policies[done] = V[~active], Q[~active], actions[~active]
-        iterations[done] = iteration
-        if not active.any():
-            return values, qs, policies, iterations
-        actions = torch.where(better, greedy, actions)[active]
-        problem, index = problem[active] if not active.all() else problem, index[active]
-    raise UserError(f"policy iteration did not settle in {limit} steps; valid are problems with finite values.")
+    return Bounds(lower, upper, actions), torch.cat(qs), torch.cat(counts)
 
 
 # -- a fixed policy --------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fenchel.errors import UserError, unknown
 from fenchel.theory.mdp import TabularMDP
-from fenchel.theory.solvers.basics import one_hot
+from fenchel.theory.solvers.bellman import one_hot
 from fenchel.theory.solvers.bellman_checks import check_finite, flow
 from fenchel.theory.solvers.solution import Certificate, Solution
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fenchel.errors import UserError
 from fenchel.theory.mdp import TabularMDP
-from fenchel.theory.solvers.basics import evaluate, occupancy, one_hot, policy_iteration
+from fenchel.theory.solvers.bellman import evaluate, occupancy, one_hot, policy_iteration
 from fenchel.theory.solvers.cmdp import solve_cmdp
 
 

@@ -50,7 +50,7 @@ def _one(problem: Backup) -> tuple[Tensor, int]:
     r = problem.r.reshape(-1).cpu().numpy()[exists]
     state = sparse.csr_matrix(
         (np.ones(exists.sum()), (np.arange(exists.sum()), np.flatnonzero(exists) // A)), (exists.sum(), S)
-    )  # noqa: E501
+    )
     result = linprog(np.ones(S), sparse.csr_matrix(M) - state, -r, bounds=(None, None), method="highs", options=OPTIONS)
     if result.status != 0:
         raise UserError(f"HiGHS ended the linear program of the MDP with: {result.message}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from fenchel.errors import UserError, unknown
 from fenchel.theory.mdp import TabularMDP
 from fenchel.theory.solvers import game_checks
-from fenchel.theory.solvers.basics import evaluate, policy_iteration
+from fenchel.theory.solvers.bellman import evaluate, policy_iteration
 from fenchel.theory.solvers.matrix_games import qre, zero_sum
 from fenchel.theory.solvers.solution import Solution
 

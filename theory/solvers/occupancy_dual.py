@@ -24,8 +24,8 @@ from torch import Tensor
 from fenchel.errors import UserError, unknown
 from fenchel.theory.divergences import Divergence, get_divergence
 from fenchel.theory.mdp import TabularMDP
-from fenchel.theory.solvers.bellman import Backup, chunks, flatten, weight
-from fenchel.theory.solvers.discounted import check_policy, howard
+from fenchel.theory.solvers.bellman import Backup, chunks, flatten, howard, weight
+from fenchel.theory.solvers.discounted import check_policy
 from fenchel.theory.solvers.solution import Certificate, Solution
 
 METHODS = ("auto", "newton", "interior")

@@ -18,7 +18,7 @@ from torch import Tensor
 from fenchel.errors import UserError, unknown
 from fenchel.theory.mdp import TabularMDP
 from fenchel.theory.solvers import reachability_checks
-from fenchel.theory.solvers.basics import one_hot, policy_iteration
+from fenchel.theory.solvers.bellman import one_hot, policy_iteration
 from fenchel.theory.solvers.game_checks import certified
 from fenchel.theory.solvers.solution import Solution
 

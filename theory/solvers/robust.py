@@ -19,7 +19,7 @@ from fenchel.errors import UserError, unknown
 from fenchel.theory.mdp import TabularMDP
 from fenchel.theory.solvers import robust_checks
 from fenchel.theory.solvers.ambiguity import SETS, distance, support_range, tilt, worst_row
-from fenchel.theory.solvers.basics import evaluate, one_hot
+from fenchel.theory.solvers.bellman import evaluate, one_hot
 from fenchel.theory.solvers.game_checks import certified
 from fenchel.theory.solvers.solution import Solution
 

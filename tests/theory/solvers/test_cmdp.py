@@ -10,7 +10,7 @@ from fenchel.theory.mdp import TabularMDP, replace_reward
 from fenchel.theory.referees import planning as referee
 from fenchel.theory.rng import Rng
 from fenchel.theory.solvers import solve
-from fenchel.theory.solvers.basics import policy_value
+from fenchel.theory.solvers.bellman import policy_value
 from fenchel.theory.solvers.certificates import check
 from fenchel.theory.solvers.cmdp import InfeasibleError
 from fenchel.theory.solvers.cmdp_checks import check_farkas

@@ -9,7 +9,7 @@ from fenchel.errors import UserError
 from fenchel.theory.mdp import TabularMDP
 from fenchel.theory.rng import Rng
 from fenchel.theory.solvers import solve
-from fenchel.theory.solvers.basics import policy_value
+from fenchel.theory.solvers.bellman import policy_value
 from fenchel.theory.solvers.implicit import constrained_value, optimal_value, policy_occupancy, soft_value
 
 # random directions instead of every entry
