@@ -36,20 +36,21 @@ METHODS = ("auto", "vi", "mpi", "pi", "lp", "fused")
 
 
 def solve_discounted(
-    problem, *, method: str = "auto", tol: float = 1e-8, occupancy: bool = True, limit: int = 100_000
+    problem, *, method: str = "auto", tol: float = 1e-8, occupancy: bool | None = None, limit: int = 100_000
 ) -> Solution:
     """The optimum of a TabularMDP (any batch) or of a SparseMDP.
 
     method: "vi", "mpi" (20 sweeps per policy), "pi" (exact), "lp" (HiGHS, dual-V form), "fused" (numba, extra `fast`:
     policy iteration, one MDP per thread), "auto". `tol` bounds the certificate's gap, relative to max(1, |V|).
-    Returns V, Q, policy (one-hot), lower <= V^policy <= V* <= upper, iterations per problem and, if asked for,
-    the occupancy d(s, a) = E sum_t (product of discounts) 1[s_t = s, a_t = a]: it sums to 1 / (1 - gamma), not to 1.
-    Raises UserError when a discount of 1 meets a policy that never terminates.
+    Returns V, Q, policy (one-hot), lower <= V^policy <= V* <= upper, iterations per problem and, unless occupancy=False
+    (sparse: only if True), d(s, a) = E sum_t (product of discounts) 1[s_t = s, a_t = a], which sums to 1 / (1 - gamma).
+    Raises UserError for unknown methods, reward channels, a discount of 1 where some policy never terminates ("fused":
+    any), bounds that stay apart for `limit` steps, and "fused" without numba or off the CPU.
     """
     if not isinstance(problem, TabularMDP):
         from fenchel.theory.solvers.sparse_discounted import solve_sparse
 
-        return solve_sparse(problem, method=method, tol=tol, occupancy=occupancy, limit=limit)
+        return solve_sparse(problem, method=method, tol=tol, occupancy=bool(occupancy), limit=limit)
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     with torch.no_grad():
@@ -64,7 +65,7 @@ def solve_discounted(
         else:
             found, iterations = _sweeping(flat, weight(flat), 20 if method == "mpi" else 0, tol, limit)
             Q = flat.q(found.middle)
-        return _solution(problem, flat, found, Q, iterations, tol, occupancy)
+        return _solution(problem, flat, found, Q, iterations, tol, occupancy is not False)
 
 
 def _choose(flat: Backup) -> str:

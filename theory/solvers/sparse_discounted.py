@@ -8,6 +8,7 @@ be below 1. Memory: P, one (S, A) table of Q, and vectors.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -37,7 +38,9 @@ def solve_sparse(
     """V, policy as extra["actions"] (S,), lower and upper bounds; Q and `policy` (one-hot) up to 1e7 pairs.
 
     method: "vi", "mpi", "fused" (mpi in numba, extra `fast`), "pi" (sparse LU when small, else BiCGSTAB), "auto".
-    The occupancy is left out: at these sizes `flow` of the problem is the way. Raises UserError at discount 1.
+    occupancy: also the unnormalised occupancy (S, A) of the policy, whose missing mass is below `tol` of the whole.
+    Raises UserError at discount 1, for reward channels, unknown methods, bounds still apart after `limit` steps, and
+    where BiCGSTAB fails on a policy of more than 20,000 states.
     """
     if not isinstance(problem, SparseMDP):
         raise UserError(f"problem must be a TabularMDP or a SparseMDP, not {type(problem).__name__}.")
@@ -61,7 +64,24 @@ def solve_sparse(
             found, iterations = _policy_iteration(mdp, greedy, min(limit, 1000))
         else:
             found, iterations = _modified(mdp, greedy, sweep, 0 if method == "vi" else SWEEPS, tol, limit)
-        return _solution(problem, mdp, found, iterations, tol)
+        answer = _solution(problem, mdp, found, iterations, tol)
+        if not occupancy:
+            return answer
+        return replace(answer, occupancy=_occupancy(mdp, found[2], tol, limit).to(problem.dtype))
+
+
+def _occupancy(mdp: SparseMDP, actions: Tensor, tol: float, limit: int) -> Tensor:
+    """sum_t (M_pi')^t mu0 (S, A), until what is left, at most mass / (1 - greatest discount), is below `tol`."""
+    chosen = torch.nn.functional.one_hot(actions, mdp.num_actions).to(mdp.dtype)
+    chain = mdp.policy_matrix(actions).to_sparse_coo().t().to_sparse_csr()
+    slack = 1 - float(take(mdp.discount, actions).max())
+    total, step = mdp.mu0.clone(), mdp.mu0
+    for _ in range(limit):
+        step = chain @ step
+        total += step
+        if float(step.sum()) <= tol * slack:
+            return total[:, None] * chosen
+    raise UserError(f"the occupancy did not reach tol={tol:g} in {limit} steps; valid are a larger tol or limit.")
 
 
 def _solution(problem: SparseMDP, mdp: SparseMDP, found: tuple, iterations: int, tol: float) -> Solution:

@@ -44,6 +44,15 @@ def test_the_fused_sweeps_equal_torch():
     torch.testing.assert_close(fused.V, ours.V, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_occupancy_is_the_dense_one(name):
+    mdp = PROBLEMS[name]
+    assert solve(mdp, "discounted", "mpi").occupancy is None
+    answer, dense = solve(mdp, "discounted", "mpi", occupancy=True), solve(mdp.to_tabular(), "discounted", "pi")
+    torch.testing.assert_close(answer.occupancy, dense.occupancy, atol=1e-8, rtol=0)
+    assert check(mdp, "discounted", answer).holds
+
+
 def test_float32_input_is_solved_in_float64():
     answer = solve(PROBLEMS["random"].to(dtype=torch.float32), "discounted", "mpi")
     exact = solve(PROBLEMS["random"], "discounted", "mpi")
