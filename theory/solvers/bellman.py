@@ -22,6 +22,7 @@ from fenchel.theory.mdp import TabularMDP
 
 CHUNK = 4 << 20  # bytes of P that are worked on at once: the last-level cache decides, not the batch
 STRICT = 1e-12  # relative gain below which an improvement is rounding, on which policy iteration could cycle
+ELIMINATED = 16  # states up to which a batch is eliminated by hand
 WARM_START = 2  # backups before the first linear solve: they save about one solve each
 EPS = torch.finfo(torch.float64).eps
 
@@ -149,7 +150,7 @@ def howard(
     values, qs, policies, counts = torch.empty_like(V), torch.empty_like(problem.r), actions.clone(), home.clone()
     live = home  # positions in `problem` whose policy changed; home: their place in the batch
     for iteration in range(1, limit + 1):
-        V[live] = evaluate(*problem.greedy(actions[live], live))
+        V[live] = _solve(*problem.greedy(actions[live], live))
         Q = problem.q(V)
         best, greedy = Q.max(-1)
         better = best > take(Q, actions) + STRICT * V.abs().amax(-1, keepdim=True).clamp(min=1)
@@ -169,12 +170,31 @@ def howard(
     raise UserError(f"policy iteration did not settle in {limit} steps; valid are problems with finite values.")
 
 
+def _solve(kernel: Float[Tensor, "B S S"], reward: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
+    """`evaluate`; small systems by elimination with the batch innermost, which beats one call of LAPACK per system.
+
+    No pivoting: I - kernel is a diagonally dominant M-matrix, for which elimination in any order is stable.
+    """
+    B, S = reward.shape
+    if S > ELIMINATED or B < 64:
+        return evaluate(kernel, reward)
+    rows = torch.cat([-kernel, reward[..., None]], -1).permute(1, 2, 0).contiguous()
+    rows.diagonal()[:] += 1
+    for k in range(S):
+        rows[k, k + 1 :] /= rows[k, k].clone()
+        rows[k + 1 :, k + 1 :].addcmul_(rows[k + 1 :, k, None], rows[k, None, k + 1 :], value=-1)
+    V = rows[:, S]
+    for k in range(S - 1, 0, -1):
+        V[:k].addcmul_(rows[:k, k], V[k], value=-1)
+    return V.T if bool(V.isfinite().all()) else evaluate(kernel, reward)  # which names a singular system
+
+
 def _warm(problem: Backup) -> Int[Tensor, "B S"]:
     """The actions that are greedy after a few backups."""
     Q = problem.r if problem.missing is None else problem.r.masked_fill(problem.missing, -torch.inf)
     for _ in range(WARM_START):
         Q = problem.q(Q.amax(-1))
-    return Q.argmax(-1)
+    return Q.max(-1).indices
 
 
 # -- bounds ----------------------------------------------------------------------------------------------------------
@@ -197,7 +217,7 @@ def weight(problem: Backup) -> Weight:
     Raises UserError when some policy never terminates and never discounts: then no bound of this kind exists.
     """
     ones = torch.ones_like(problem.mu0)
-    slack = 1 - problem.expect(ones)
+    slack = 1 - problem.discount * problem.P.sum(-1)
     if problem.missing is not None:
         slack = slack.masked_fill(problem.missing, 1.0)
     if bool((slack > 1e-9).all()):
