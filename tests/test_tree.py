@@ -132,3 +132,10 @@ def test_demonstrations_and_benchmarks_name_what_is_there():
     assert set(REPRODUCTIONS) <= set(known)
     for row in BENCHES.values():
         assert (ROOT / Path(*row.split(":")[0].split("."))).with_suffix(".py").exists(), row
+
+
+def test_the_page_of_solvers_names_every_criterion():
+    from fenchel.theory.solvers import SOLVERS
+
+    page = (ROOT / "docs" / "solvers.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in SOLVERS)
