@@ -12,10 +12,14 @@ if TYPE_CHECKING:
 
 # key -> "module:Class"
 ALGORITHMS: dict[str, str] = {
+    "awac": "offline.awac:AWAC",
     "bc": "offline.bc:BC",
     "cql": "offline.cql:CQL",
+    "f_dvl": "offline.f_dvl:FDVL",
     "iql": "offline.iql:IQL",
+    "odice": "offline.odice:ODICE",
     "ppo": "online.ppo:PPO",
+    "rebrac": "offline.rebrac:ReBRAC",
     "sac": "online.sac:SAC",
     "td3_bc": "offline.td3_bc:TD3BC",
 }

@@ -85,11 +85,25 @@ class Learner:
         """One step of every optimiser; returns what to log, each (R,). No host sync, no data-dependent shape."""
         raise NotImplementedError
 
+    def expand(self, *names: str) -> None:
+        """Hold these options in `h` as (R, 1) even where replicas share one value; call it in `setup`.
+
+        An objective that reckons with options alone, such as 1 - lam, would do so in double precision with floats, and
+        differ from a swept run in the last bit.
+        """
+        for name in names:
+            given = torch.as_tensor(getattr(self.h, name), device=self.device, dtype=self.dtype)
+            setattr(self.h, name, given.expand(self.R, 1))
+
     # --- data ---------------------------------------------------------------------------------------------------
 
     def select(self, data: OfflineDataset) -> Tensor | None:
         """Indices of the rows to learn from; None for all."""
         return None
+
+    def columns(self, data: OfflineDataset) -> dict[str, Tensor]:
+        """Further columns (N, ...) of a batch that this learner makes from the data, as its networks take them."""
+        return {}
 
     def observe(self, data: OfflineDataset) -> None:
         """Take the mean and deviation of the data's observations to normalise by; they are saved with the learner."""

@@ -22,7 +22,8 @@ class Sampler:
     """`sampler(step)` -> Batch of (R, B, ...), drawn with replacement by each replica's own stream.
 
     obs and next_obs are normalised by the learner's statistics, actions of a Box are scaled to [-1, 1], discount is
-    gamma * (1 - terminal): a time-out keeps it. `obs_action` is a view. Columns in `learner.NEEDS` follow.
+    gamma * (1 - terminal): a time-out keeps it. `obs_action` is a view. Columns in `learner.NEEDS` follow, then those
+    that `learner.columns` makes.
     """
 
     def __init__(self, data: OfflineDataset, learner: Learner):
@@ -56,7 +57,7 @@ class Sampler:
                 has = f"it has {', '.join(sorted(data.extras))}" if data.extras else "it has no extra columns"
                 raise UserError(f"{type(learner).__name__} needs the data column {name}, but {has}.")
             columns[name] = data.extras[name]
-        return columns
+        return columns | learner.columns(data)
 
     def __call__(self, step: int) -> Batch:
         learner = self.learner

@@ -45,6 +45,16 @@ def check_lam(lam: Hyper | Sequence[float], divergence: str | Divergence) -> Non
         raise UserError(f"lam={lam} is not valid; it lies strictly between {low:g} and 1{why}.")
 
 
+def check_unbounded(divergence: str | Divergence) -> None:
+    """Raises UserError where f'(inf) is finite: the loss is then infinite at values that are not dual feasible."""
+    d = get_divergence(divergence)
+    if math.isfinite(d.slope):
+        why = f"its conjugate is infinite beyond {d.slope:.3g}, where a value at the start may lie"
+        raise UserError(
+            f"divergence={d.name} is not valid here: {why}; valid are chi2, kl, soft_chi2, alpha:<1 or more>."
+        )
+
+
 def _centre(value: Values, lam: Hyper, divergence: Divergence, variant: str) -> Tensor:
     """f'((1 - lam) / lam), the residual at which the paper's loss is stationary on a constant q; 0 for the paper."""
     if variant == "paper":
@@ -69,7 +79,7 @@ def dual_v(
         to the largest q of the support if f'(0) is finite (chi2, tv); for kl it is T log E exp(q / T) at every lam.
     paper: phi = f*_+. The same minimiser shifted by - T f'((1 - lam) / lam): with chi2 by 2 T (2 lam - 1) / lam.
     official (hari-sikchi/DVL): chi2 max(y + y^2 / 4, 0), which rises again below y = -4, so that v tends to
-        mean(q) + 2 T, not max(q), once the spread of q is large; kl is XQL's `gumbel` with temperature lam.
+        mean(q) + 2 T, not max(q), once the spread of q is large; kl is XQL's `gumbel` with temperature lam T.
     TV in every variant is max(y, 0), w in {0, 1}: the minimiser is the quantile of level 2 - 1/lam.
     """
     d = get_divergence(divergence)
@@ -78,7 +88,7 @@ def dual_v(
     if not isinstance(lam, Tensor):
         check_lam(lam, d)
     if variant == "official" and d.name == "kl":
-        return gumbel(value, q_target, temperature=lam, clip=7.0, variant="official")
+        return gumbel(value, q_target, temperature=lam * temperature, clip=7.0, variant="official")
     y = (q_target.detach() - value) / temperature
     if d.name == "tv":
         phi = y.relu()
