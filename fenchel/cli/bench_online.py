@@ -34,12 +34,15 @@ class Case:
 
     @property
     def name(self) -> str:
-        return f"{self.algo} {self.env}, {self.env_steps:,} steps"
+        size = f", batch {self.options['batch_size']}" if self.algo == "sac" else ""
+        return f"{self.algo} {self.env}{size}, {self.env_steps:,} steps"
 
 
 PPO = {"num_envs": 8, "epochs": 10, "batch_size": 64, "clip_grad": 0.5}
+SAC = {"lr": 1e-3, "learning_starts": 1_000, "buffer_size": 50_000}
 CASES = {
-    "sac": Case("sac", "Pendulum-v1", 8_000, 7_000, {"lr": 1e-3, "learning_starts": 1_000, "buffer_size": 50_000}),
+    "sac": Case("sac", "Pendulum-v1", 8_000, 7_000, SAC | {"hidden": (64, 64), "batch_size": 64}),
+    "sac full size": Case("sac", "Pendulum-v1", 1_500, 500, SAC | {"hidden": (256, 256), "batch_size": 256}),
     "ppo": Case("ppo", "Pendulum-v1", 102_400, 16_000, PPO | {"gamma": 0.9, "lr": 1e-3, "horizon": 128}),
     "hopper": Case("ppo", "Hopper-v5", 153_600, 24_000, PPO | {"horizon": 256}),
 }
@@ -125,9 +128,13 @@ def peer_sac(case: Case, seed: int) -> tuple[Any, Any]:
 
     given = case.options
     env = make_vec_env(case.env, wrapper_class=unit_actions, seed=seed)
-    options = {"learning_rate": given["lr"], "learning_starts": given["learning_starts"], "batch_size": 256}
+    options = {
+        "learning_rate": given["lr"],
+        "learning_starts": given["learning_starts"],
+        "batch_size": given["batch_size"],
+    }
     options |= {"buffer_size": given["buffer_size"], "gamma": 0.99, "tau": 0.005, "seed": seed, "device": "cpu"}
-    return stable_baselines3().SAC("MlpPolicy", env, **options), env
+    return stable_baselines3().SAC("MlpPolicy", env, policy_kwargs={"net_arch": [*given["hidden"]]}, **options), env
 
 
 def peer_ppo(case: Case, seed: int) -> tuple[Any, Any]:

@@ -169,10 +169,13 @@ def test_the_collector_ends_episodes_that_the_environment_does_not():
     task = replace(COUNTING_TASKS["native"], max_steps=3)
     collector = Collector(learner_of("ppo"), task, 2)
     moves = [collector.step(torch.zeros(2, 2, 1)) for _ in range(40)]
-    length = torch.stack([move.next_obs[..., 1] for move in moves])
-    assert length.max() == 3
-    assert all((move.terminal | move.timeout)[move.next_obs[..., 1] == 3].all() for move in moves)
-    assert not any((move.terminal & move.timeout).any() for move in moves)
+    name, time = torch.stack([move.next_obs for move in moves]).unbind(-1)
+    terminal, timeout = (torch.stack([getattr(move, end) for move in moves]) for end in ("terminal", "timeout"))
+    over = time == torch.minimum(length(name), torch.tensor(3.0))  # neither later nor earlier
+    own = over & (time == length(name))
+    assert time.max() == 3
+    assert torch.equal(terminal, own & ends_terminally(name))
+    assert torch.equal(timeout, over & ~terminal)
 
 
 def test_actions_are_clipped_and_scaled_for_the_environment_only():
