@@ -1,7 +1,8 @@
 """`bench solvers`: exact solvers against QuantEcon, pymdptoolbox and cvxpy; ratio = peer's time / ours.
 
-Ours and the peer's runs alternate, and the best of each is kept. Ours include the two-sided bounds; the peers return
-none. Ours read tensors that exist, peers their own arrays: conversions are outside the clock on both sides.
+Ours and the peer's runs alternate on one thread, and the best CPU time of each is kept (wall time says little on a
+machine with other users). Ours include the two-sided bounds; the peers return none. Ours read tensors that exist,
+peers their own arrays: conversions are outside the clock on both sides.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ LOOPED = 50  # problems of a batch that a peer solves one by one; its time per p
 
 
 def best(ours: Callable[[], Any], peer: Callable[[], Any], repeats: int = 3) -> tuple[float, float]:
-    """Best seconds of each, alternating, after one run of each that compiles."""
+    """Best CPU seconds of each, alternating, after one run of each that compiles."""
     times: list[list[float]] = [[], []]
     for repeat in range(repeats + 1):
         for taken, run in zip(times, (ours, peer), strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             run()
             if repeat:
-                taken.append(time.perf_counter() - start)
+                taken.append(time.process_time() - start)
     return min(times[0]), min(times[1])
 
 
@@ -120,5 +121,9 @@ def duals() -> Iterator[dict[str, Any]]:
 
 def rows() -> Iterator[dict[str, Any]]:
     torch.set_num_threads(1)
+    if find_spec("numba"):
+        import numba
+
+        numba.set_num_threads(1)
     for group in (single, large, batches, duals):
         yield from group()

@@ -20,9 +20,9 @@ except ImportError as error:  # pragma: no cover - the extra is installed in dev
     raise UserError("method=fused needs numba; install it with the extra `fast` or choose method=mpi.") from error
 
 
-@njit(cache=True)
-def _greedy(index, prob, r, discount, missing, masked, V, best, actions, rows, values):
-    """best = max Q; the policy's rows (successors, discounted probabilities); (high, low, least slack, max |V|)."""
+@njit(cache=True, error_model="numpy")
+def _greedy(index, prob, r, discount, missing, masked, V, best, actions, rows, values, reward):
+    """best = max Q; the policy's rows (successors, discounted values) and reward; (high, low, least slack, max |V|)."""
     S, A, K = prob.shape
     high, low, least, largest = -np.inf, np.inf, 1.0, 0.0
     for s in range(S):
@@ -42,7 +42,7 @@ def _greedy(index, prob, r, discount, missing, masked, V, best, actions, rows, v
                 least = slack
             if q > top:
                 top, arg, own = q, a, excess
-        best[s], actions[s] = top, arg
+        best[s], actions[s], reward[s] = top, arg, r[s, arg]
         low, largest = min(low, own), max(largest, abs(V[s]))
         for k in range(K):
             rows[s, k] = index[s, arg, k]
@@ -50,7 +50,7 @@ def _greedy(index, prob, r, discount, missing, masked, V, best, actions, rows, v
     return high, low, least, largest
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _sweep(rows, values, reward, V, other, count):
     S, K = rows.shape
     for _ in range(count):
@@ -64,24 +64,23 @@ def _sweep(rows, values, reward, V, other, count):
 
 
 def kernels(mdp: SparseMDP):
-    """The (greedy, sweep) pair of `sparse_discounted`, over buffers that are allocated once."""
+    """The (greedy, sweep) pair of `sparse_discounted`, over buffers allocated once; a sweep follows the last greedy."""
     S, _, K = mdp.prob.shape
     index, prob, r = (t.contiguous().numpy() for t in (mdp.index, mdp.prob, mdp.r))
     discount = np.ascontiguousarray(mdp.discount.numpy())
     masked = mdp.action_mask is not None
     missing = ~mdp.mask.numpy() if masked else np.zeros((1, 1), bool)
     best, actions = np.empty(S), np.empty(S, np.int64)
-    rows, values, other = np.empty((S, K), np.int32), np.empty((S, K)), np.empty(S)
+    rows, values, reward, other = np.empty((S, K), np.int32), np.empty((S, K)), np.empty(S), np.empty(S)
 
     def greedy(V: Tensor) -> tuple[Tensor, Tensor, tuple[float, float]]:
         high, low, least, largest = _greedy(
-            index, prob, r, discount, missing, masked, V.numpy(), best, actions, rows, values
+            index, prob, r, discount, missing, masked, V.numpy(), best, actions, rows, values, reward
         )  # fmt: skip
         rounding = 4 * EPS * largest / least
         return torch.from_numpy(best.copy()), torch.from_numpy(actions), (high + rounding, low - rounding)
 
     def sweep(V: Tensor, actions: Tensor, count: int) -> Tensor:
-        reward = r[np.arange(S), actions.numpy()]
         return torch.from_numpy(_sweep(rows, values, reward, V.numpy(), other, count).copy())
 
     return greedy, sweep

@@ -123,7 +123,7 @@ def _torch_kernels(mdp: SparseMDP) -> tuple[Greedy, Sweep]:
 
 def _close(mdp: SparseMDP, best: Tensor, actions: Tensor, high: float, low: float) -> tuple[Tensor, Tensor, Tensor]:
     """(lower, upper, actions). The upper bound takes the greatest (least, if high < 0) mass of all pairs."""
-    mass = mdp.discount * mdp.prob.sum(-1)
+    mass = mdp.discount * (mdp.prob @ mdp.prob.new_ones(mdp.prob.shape[-1]))  # faster than a sum over a short axis
     kept = mass.masked_fill(~mdp.mask, 0).amax(-1) if high >= 0 else mass.masked_fill(~mdp.mask, 1).amin(-1)
     return best + low * take(mass, actions), best + high * kept, actions
 
