@@ -12,7 +12,7 @@ from fenchel.theory.instances.generated import dense, garnet, ring
 from fenchel.theory.mdp import TabularMDP, replace_reward
 from fenchel.theory.referees import enumeration, linear_program, rational
 from fenchel.theory.rng import Rng
-from fenchel.theory.solvers import solve
+from fenchel.theory.solvers import bellman, solve
 from fenchel.theory.solvers.certificates import check
 from tests.strategies import extreme_mdps, masks, mdps
 
@@ -174,8 +174,23 @@ def test_the_fused_kernel_equals_torch(mdp):
 
 
 def test_the_fused_kernel_equals_torch_on_a_batch_with_masks():
-    mdp = pair_discounts(Rng(6), 50)
-    torch.testing.assert_close(solve(mdp, "discounted", "fused").V, solve(mdp, "discounted", "pi").V)
+    """Large enough that torch eliminates by hand and lets problems that are done leave the batch."""
+    mdp = pair_discounts(Rng(6), 300, 6)
+    fused, ours = solve(mdp, "discounted", "fused"), solve(mdp, "discounted", "pi")
+    assert ours.iterations.max() > ours.iterations.min() + 1
+    for name in ("V", "Q", "policy", "iterations"):
+        torch.testing.assert_close(getattr(fused, name), getattr(ours, name))
+    assert check(mdp, "discounted", ours, 1e-12).holds
+    assert check(mdp, "discounted", fused, 1e-12).holds
+
+
+def test_elimination_by_hand_equals_lapack_and_refuses_what_is_singular():
+    mdp = pair_discounts(Rng(10), 100, 7)
+    kernel, reward = bellman.flatten(mdp).greedy(mdp.mask.to(torch.int8).argmax(-1))
+    torch.testing.assert_close(bellman._solve(kernel, reward), bellman.evaluate(kernel, reward))
+    kernel[3] = torch.eye(7)
+    with pytest.raises(RuntimeError, match="singular"):
+        bellman._solve(kernel, reward)
 
 
 # -- faults found in peers -------------------------------------------------------------------------------------------
