@@ -228,7 +228,7 @@ class Learner:
         return learner
 
     def _hyperparameters(self) -> SimpleNamespace:
-        values = {}
+        values, self.swept = {}, []
         for field in fields(self.config):
             value = getattr(self.config, field.name)
             swept = isinstance(value, list) and "list[float]" in str(field.type)
@@ -236,9 +236,10 @@ class Learner:
                 raise UserError(
                     f"{field.name} has {len(value)} values for {self.R} replicas; valid is one per replica."
                 )
-            values[field.name] = (
-                torch.tensor(value, device=self.device, dtype=self.dtype).unsqueeze(1) if swept else value
-            )
+            if swept:
+                self.swept.append(field.name)
+                value = torch.tensor(value, device=self.device, dtype=self.dtype).unsqueeze(1)
+            values[field.name] = value
         return SimpleNamespace(**values)
 
 

@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -194,10 +194,9 @@ class Loop:
         """Per replica: seed, swept options, the last scores (from seeds that no evaluation before used), the best."""
         learner, config = self.learner, self.config
         summary = self._returns(config.final_episodes, -1) if config.final_episodes else {}
-        swept = [f.name for f in fields(learner.config) if isinstance(getattr(learner.h, f.name), Tensor)]
         rows = []
         for i, seed in enumerate(learner.seeds):
-            row = {"seed": seed, **{name: getattr(learner.config, name)[i] for name in swept}}
+            row = {"seed": seed, **{name: getattr(learner.config, name)[i] for name in learner.swept}}
             row |= {name: values[i] for name, values in summary.items()} | self.best[i]
             rows.append(row | ({"diverged_at": self.diverged[i]} if i in self.diverged else {}))
         return rows
