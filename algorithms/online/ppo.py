@@ -148,7 +148,8 @@ class Rollouts:
         self.discounted.zero_()
 
     def state(self) -> dict[str, Tensor]:
-        own = {"moments": self.moments.count, "discounted": self.discounted}
+        """Without `discounted`, which begins anew with the episodes at every checkpoint."""
+        own = {"moments": self.moments.count}
         own |= {f"scale.{name}": tensor for name, tensor in vars(self.scale).items()}
         return own | self.collector.state() | {f"rollout.{name}": rows for name, rows in self.rollout.items()}
 
