@@ -86,13 +86,15 @@ class FDVL(Learner):
         if config.extraction == "w" and config.variant == "official":
             raise UserError("extraction=w has no variant=official; valid are extraction=awr, variant=corrected, paper.")
         self.expand("lam", "temperature")
+        self.form = {"divergence": config.divergence, "variant": config.variant}
+        zero = self.h.lam.new_zeros(self.R, 1)
+        dual.dual_v(zero, zero, lam=self.h.lam, temperature=self.h.temperature, **self.form)  # refuses what has no loss
         options = {"layer_norm": config.layer_norm, "dtype": self.dtype}
         self.policy = stochastic_policy(self.rng, "policy", self.spec, config.hidden, **options)
         self.value = Value(self.rng, "value", self.spec, config.hidden, **options)
         self.critic = Critic(self.rng, "critic", self.spec, config.hidden, **options)
         self.target = self.critic.target()
         self.optimiser = Adam(self.policy, self.value, self.critic, lr=config.lr, clip=config.clip_grad)
-        self.form = {"divergence": config.divergence, "variant": config.variant}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         h, obs = self.h, batch["obs"]

@@ -12,13 +12,23 @@ from fenchel.algorithms import ALGORITHMS
 
 STEPS = 250
 OPTIONS = {"hidden": (32, 32), "batch_size": 64, "lr": 3e-3, "gamma": 0.0}
-COVERED = {"bc", "cql", "iql", "td3_bc"}  # a learner with such a term gets a test here
+# a learner with such a term gets a test here
+COVERED = {
+    "awac",
+    "bc",
+    "cql",
+    "f_dvl",
+    "iql",
+    "odice",
+    "rebrac",
+    "td3_bc",
+}
 
 
 def test_no_learner_is_forgotten():
     from fenchel.algorithms import get_algorithm
 
-    assert {key for key in ALGORITHMS if not get_algorithm(key).ONLINE and get_algorithm(key).PAPER is None} <= COVERED
+    assert {key for key in ALGORITHMS if not get_algorithm(key).ONLINE} <= COVERED
 
 
 @pytest.fixture
@@ -57,13 +67,57 @@ def test_iql_expectile_raises_the_value(kind, trained):
     assert value[0] < value[1] < value[2]
 
 
-@pytest.mark.parametrize("kind", ["box", "discrete"])
-def test_iql_temperature_prefers_good_actions(kind, trained, tasks):
-    learner, batch = trained("iql", kind, [3, 3], temperature=[0.0, 5.0])
+def preference(learner, batch, kind):
+    """Per replica: how much more likely right actions are than wrong ones, in nats."""
     right = batch["reward"] > (0.5 if kind == "discrete" else -0.1)
     log_prob = learner.policy.log_prob(batch["obs"], batch["action"])
-    likes = [(log_prob[i][right[i]].mean() - log_prob[i][~right[i]].mean()).item() for i in range(2)]
+    return [(log_prob[i][right[i]].mean() - log_prob[i][~right[i]].mean()).item() for i in range(learner.R)]
+
+
+WEIGHING = {  # options that lean a policy more and more to good actions
+    "awac": {"inverse_temperature": [0.0, 5.0]},
+    "f_dvl": {"inverse_temperature": [0.0, 5.0]},
+    "iql": {"temperature": [0.0, 5.0]},
+    "odice": {"temperature": [100.0, 0.3]},
+}
+
+
+@pytest.mark.parametrize("kind", ["box", "discrete"])
+@pytest.mark.parametrize("name", WEIGHING)
+def test_temperature_prefers_good_actions(name, kind, trained):
+    learner, batch = trained(name, kind, [3, 3], **WEIGHING[name])
+    likes = preference(learner, batch, kind)
     assert likes[0] < likes[1]
+
+
+def test_f_dvl_ratio_prefers_good_actions_as_the_divergence_weighs_less(trained):
+    learner, batch = trained("f_dvl", "discrete", [3, 3], temperature=[100.0, 0.3], extraction="w")
+    likes = preference(learner, batch, "discrete")
+    assert likes[0] < likes[1]
+
+
+@pytest.mark.parametrize(("divergence", "lams"), [("chi2", [0.1, 0.5, 0.9]), ("tv", [0.52, 0.6, 0.9])])
+def test_f_dvl_lam_raises_the_value(divergence, lams, trained):
+    learner, batch = trained("f_dvl", "box", [3, 3, 3], lam=lams, divergence=divergence)
+    value = learner.value(batch["obs"]).mean(1)
+    assert value[0] < value[1] < value[2]
+
+
+def test_odice_lam_raises_the_value(trained):
+    learner, batch = trained("odice", "discrete", [3, 3, 3], lam=[0.2, 0.5, 0.9], gamma=0.9)
+    value = learner.value(batch["obs"]).mean((1, 2))
+    assert value[0] < value[1] < value[2]
+
+
+def test_rebrac_penalties_hold_the_policy_to_the_data_and_the_critic_down(trained):
+    learner, batch = trained("rebrac", "box", [3, 3], policy_penalty=[0.01, 10.0])
+    gap = (learner.policy.mode(batch["obs"]) - batch["action"]).square().mean((1, 2))
+    miss = (learner.policy.mode(batch["obs"]) - batch["obs"] * learner.obs_std - learner.obs_mean).square().mean((1, 2))
+    assert gap[1] < gap[0]
+    assert miss[0] < miss[1]
+    learner, batch = trained("rebrac", "box", [3, 3, 3], critic_penalty=[0.0, 0.5, 5.0], gamma=0.9)
+    q = learner.critic(batch).mean((1, 2))
+    assert q[0] > q[1] > q[2]
 
 
 def test_td3_bc_alpha_trades_the_data_for_value(trained):

@@ -49,10 +49,8 @@ def check_unbounded(divergence: str | Divergence) -> None:
     """Raises UserError where f'(inf) is finite: the loss is then infinite at values that are not dual feasible."""
     d = get_divergence(divergence)
     if math.isfinite(d.slope):
-        why = f"its conjugate is infinite beyond {d.slope:.3g}, where a value at the start may lie"
-        raise UserError(
-            f"divergence={d.name} is not valid here: {why}; valid are chi2, kl, soft_chi2, alpha:<1 or more>."
-        )
+        why = f"where a residual exceeds {d.slope:.3g} the loss is infinite and without gradient"
+        raise UserError(f"divergence={d.name} is not valid: {why}; valid are chi2, kl, soft_chi2, alpha:<1 or more>.")
 
 
 def _centre(value: Values, lam: Hyper, divergence: Divergence, variant: str) -> Tensor:

@@ -1,0 +1,70 @@
+"""Learners under options that are not their defaults: the same bits in every replica, no host sync, refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fenchel.errors import UserError
+
+VARIANTS = [
+    ("f_dvl", {"extraction": "w"}),
+    ("f_dvl", {"divergence": "kl"}),
+    ("f_dvl", {"divergence": "tv", "lam": 0.8, "extraction": "w"}),
+    ("f_dvl", {"divergence": "soft_chi2", "lam": 0.8}),
+    ("f_dvl", {"variant": "paper", "lam": 0.8}),
+    ("f_dvl", {"variant": "official"}),
+    ("f_dvl", {"divergence": "kl", "variant": "official", "temperature": 4.0}),
+    ("odice", {"gradient": "true"}),
+    ("odice", {"gradient": "semi", "weight": "official"}),
+    ("odice", {"divergence": "kl"}),
+]
+
+
+def flats(learner, replica):
+    return {n: t[replica] for n, t in learner.state_dict().items() if n.endswith("flat")}
+
+
+@pytest.mark.parametrize(("key", "options"), VARIANTS)
+def test_replicas_are_single_runs_and_nothing_syncs(key, options, make, advance, tasks):
+    many, single, default = (make(key, "box", s, **o) for s, o in [([3, 5, 7], options), ([7], options), ([7], {})])
+    for learner in (many, single, default):
+        advance(learner, "box", 12)
+    mine, theirs, others = flats(many, 2), flats(single, 0), flats(default, 0)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    assert any(not torch.equal(theirs[name], others[name]) for name in theirs)
+    assert all(flat.isfinite().all() for flat in theirs.values())
+    batch = many.source(tasks["box"])(0)
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        shaped = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in batch.items()}
+        make(key, "box", [3, 5, 7], **options).update(shaped)
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "sentence"),
+    [
+        ("f_dvl", {"divergence": "tv"}, "lam=0.5 is not valid; it lies strictly between 0.5 and 1 with divergence=tv"),
+        ("f_dvl", {"divergence": "tv", "lam": [0.4]}, r"lam=\[0.4\] is not valid; it lies strictly between 0.5 and 1"),
+        ("f_dvl", {"lam": 1.0}, "lam=1.0 is not valid; it lies strictly between 0 and 1"),
+        ("f_dvl", {"divergence": "js"}, "divergence=js is not valid: where a residual exceeds 0.347 the loss is infin"),
+        ("f_dvl", {"divergence": "chi"}, "divergence=chi is unknown; valid are .*Did you mean 'chi2'"),
+        ("f_dvl", {"divergence": "soft_chi2", "variant": "official"}, "has no official f-DVL loss; valid are chi2, kl"),
+        ("f_dvl", {"variant": "official", "extraction": "w"}, "extraction=w has no variant=official"),
+        ("odice", {"lam": 0.0}, "lam=0.0 is not valid; it lies strictly between 0 and 1"),
+        ("odice", {"divergence": "tv", "lam": 0.8}, "divergence=tv is not valid: where a residual exceeds 0.5"),
+    ],
+)
+def test_refused_when_built(key, options, sentence, make):
+    with pytest.raises(UserError, match=sentence):
+        make(key, "box", **options)
+
+
+def test_rebrac_reads_the_next_action_of_the_same_episode(make, tasks):
+    """Rows before a time-out have none and are not drawn; after a terminal it does not matter."""
+    data, learner = tasks["box"].dataset(), make("rebrac", "box")
+    rows = learner.select(data)
+    assert set(rows.tolist()) == set(range(len(data))) - set(data.timeout.nonzero()[:, 0].tolist())
+    inner = rows[~data.terminal[rows]]
+    column = learner.columns(data)["next_action"]
+    assert torch.equal(learner.spec.action.scale(column[inner]), data.action[inner + 1])
