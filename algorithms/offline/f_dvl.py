@@ -50,7 +50,7 @@ class FDVLConfig(Config):
     variant: Literal["corrected", "paper", "official"] = "corrected"
     """the value's loss: with the right fixed point, as printed, or as released (chi2, tv and kl)"""
     lam: float | list[float] = field(default=0.5, metadata={"range": (0, 1)})
-    """how far the value leans to the best action; strictly between 0 and 1, above 1/2 for tv"""
+    """how far the value leans to the best action; the ends are excluded, and for tv all up to 1/2"""
     temperature: float | list[float] = field(default=1.0, metadata={"range": (0, None)})
     """T, the weight of the divergence, in units of return"""
     extraction: Literal["awr", "w"] = "awr"
@@ -81,6 +81,7 @@ class FDVL(Learner):
     def setup(self) -> None:
         config = self.config
         dual.check_lam(config.lam, config.divergence)
+        dual.check_temperature(config.temperature)
         if config.divergence != "tv":
             dual.check_unbounded(config.divergence)
         if config.extraction == "w" and config.variant == "official":

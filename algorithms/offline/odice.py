@@ -46,7 +46,7 @@ class ODICEConfig(Config):
     gradient: Literal["orthogonal", "true", "semi"] = "orthogonal"
     """what becomes of the gradient through the next state's value: projected, kept or dropped"""
     lam: float | list[float] = field(default=0.6, metadata={"range": (0, 1)})
-    """how far the value leans to the best action; strictly between 0 and 1"""
+    """how far the value leans to the best action; the ends are excluded"""
     eta: float | list[float] = field(default=1.0, metadata={"range": (0, None)})
     """weight of the projected gradient; of gradient=orthogonal only"""
     temperature: float | list[float] = field(default=1.0, metadata={"range": (0, None)})
@@ -68,12 +68,13 @@ class ODICE(Learner):
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
         "*antmaze*": {"lr": 1e-4},
-        "*pointmaze*": {"lr": 1e-3, "tau": 0.01},
+        "*pointmaze*": {"temperature": 0.2, "lr": 1e-3, "tau": 0.01},
     }
 
     def setup(self) -> None:
         config = self.config
         dual.check_lam(config.lam, config.divergence)
+        dual.check_temperature(config.temperature)
         dual.check_unbounded(config.divergence)
         self.divergence = get_divergence(config.divergence)
         self.expand("lam", "eta", "temperature")

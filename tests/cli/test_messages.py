@@ -26,7 +26,7 @@ MESSAGES = [
     ("hydra.verbose=true", "hydra.verbose belongs to sweeps; add -m."),
     ("hydra/launcher=joblib", "hydra/launcher belongs to sweeps; add -m."),
     # names
-    ("algo=iqll", "algo=iqll is unknown; valid are bc, *. Did you mean 'iql'?"),
+    ("algo=iqll", "algo=iqll is unknown; valid are awac, bc, *. Did you mean 'iql'?"),
     ("algo=null", "algo=null is unknown; valid are *."),
     ("algo=[bc]", "algo=[bc] is unknown; valid are *. Did you mean 'bc'?"),
     ("algo=bc,iql", "algo=bc,iql names several values of algo; add -m to run one job per value."),

@@ -45,6 +45,12 @@ def check_lam(lam: Hyper | Sequence[float], divergence: str | Divergence) -> Non
         raise UserError(f"lam={lam} is not valid; it lies strictly between {low:g} and 1{why}.")
 
 
+def check_temperature(temperature: Hyper | Sequence[float]) -> None:
+    """Raises UserError unless every temperature is above 0: residuals are divided by it."""
+    if not all(value > 0 for value in torch.as_tensor(temperature).flatten().tolist()):
+        raise UserError(f"temperature={temperature} is not valid; it lies above 0.")
+
+
 def check_unbounded(divergence: str | Divergence) -> None:
     """Raises UserError where f'(inf) is finite: the loss is then infinite at values that are not dual feasible."""
     d = get_divergence(divergence)
