@@ -13,7 +13,7 @@ Mao, Xu, Zhang, Zhan 2024, "ODICE: revealing the mystery of distribution correct
 update" (arXiv 2402.00348). f* is the conjugate over w >= 0; the state-marginal of the first term is the data's. Both
 members of V share the smaller target, and the projection runs over all of a replica's value parameters together.
 
-weight=official is max(e, 0), as the released code has for chi2 (w* is 1 + e / 2 there). Departures: T, which is their
+variant=official weighs by max(e, 0), as the released code has for chi2 (w* is 1 + e / 2 there). Departures: T, which is their
 reward scale (locomotion: T = range of returns / 1000) and in whose units V is; one width for every network, where their
 policy has 2 x 1024; no weight decay; the policy's mean is squashed; the weights' residual is the mean over the members.
 """
@@ -51,7 +51,7 @@ class ODICEConfig(Config):
     """weight of the projected gradient; of gradient=orthogonal only"""
     temperature: float | list[float] = field(default=1.0, metadata={"range": (0, None)})
     """T, the weight of the divergence, in units of reward: rewards are divided by it"""
-    weight: Literal["ratio", "official"] = "ratio"
+    variant: Literal["paper", "official"] = "paper"
     """the policy's weights: the dual's optimal ratio w*(e), or max(e, 0) as released"""
     max_weight: float = field(default=100.0, metadata={"range": (0, None)})
     """the weights' upper bound"""
@@ -125,5 +125,5 @@ class ODICE(Learner):
 
     def weight(self, residual: Tensor) -> Tensor:
         """What a transition counts in the policy's likelihood, (R, B)."""
-        weight = residual.relu() if self.h.weight == "official" else self.divergence.ratio(residual)
+        weight = residual.relu() if self.h.variant == "official" else self.divergence.ratio(residual)
         return weight.clamp(max=self.h.max_weight)

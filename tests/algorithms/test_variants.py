@@ -17,7 +17,7 @@ VARIANTS = [
     ("f_dvl", {"variant": "official"}),
     ("f_dvl", {"divergence": "kl", "variant": "official", "temperature": 4.0}),
     ("odice", {"gradient": "true"}),
-    ("odice", {"gradient": "semi", "weight": "official"}),
+    ("odice", {"gradient": "semi", "variant": "official"}),
     ("odice", {"divergence": "kl"}),
 ]
 
