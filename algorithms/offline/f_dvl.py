@@ -1,6 +1,6 @@
 """f-DVL, and with it XQL, SQL and EQL: the dual-V program, whose value is an implicit maximum under an f-divergence.
 
-    V:   min E_D (1 - lam) V(s) + lam T f*_+((Q'(s, a) - V(s)) / T + c)       Q' = min of two target critics     (eq. 9)
+    V:   min E_D (1 - lam) V(s) + lam T f*_+((Q'(s, a) - V(s)) / T + c)       Q' = min of two target critics
     Q:   min E_D huber(r + gamma V(s') - Q(s, a))
     pi:  max E_D w log pi(a|s),   w = min(exp(inverse_temperature (Q' - V)), max_weight)                         (awr)
                              or   w = min(lam / (1 - lam) w*((Q' - V) / T + c), max_weight), w* = (f*_+)'        (w)

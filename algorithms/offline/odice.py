@@ -1,11 +1,11 @@
 """ODICE: a value from the dual of a divergence-regularised occupancy program, with the two halves of its gradient kept
 apart: the one through V(s'), projected, regularises V over states without undoing the one through V(s).
 
-    V:   min E_D (1 - lam) V(s) + lam f*_+(e),   e = r / T + gamma V(s') - V(s)                                  (eq. 5)
+    V:   min E_D (1 - lam) V(s) + lam f*_+(e),   e = r / T + gamma V(s') - V(s)
     g_f = grad E_D lam f*_+(r / T + gamma V'(s') - V(s)),   V' the target network
     g_b = grad E_D lam eta f*_+(r / T + gamma V(s') - V'(s))
          semi:        (1 - lam) grad E V + g_f
-         orthogonal:  (1 - lam) grad E V + g_f + g_b - (<g_b, g_f> / |g_f|^2) g_f                               (eq. 10)
+         orthogonal:  (1 - lam) grad E V + g_f + g_b - (<g_b, g_f> / |g_f|^2) g_f
          true:        the gradient of the loss as it stands
     pi:  max E_D min(w, max_weight) log pi(a|s),   w = w*(e) = (f*_+)'(e)
 
@@ -13,9 +13,9 @@ Mao, Xu, Zhang, Zhan 2024, "ODICE: revealing the mystery of distribution correct
 update" (arXiv 2402.00348). f* is the conjugate over w >= 0; the state-marginal of the first term is the data's. Both
 members of V share the smaller target, and the projection runs over all of a replica's value parameters together.
 
-variant=official weighs by max(e, 0), as the released code has for chi2 (w* is 1 + e / 2 there). Departures: T, which is their
-reward scale (locomotion: T = range of returns / 1000) and in whose units V is; one width for every network, where their
-policy has 2 x 1024; no weight decay; the policy's mean is squashed; the weights' residual is the mean over the members.
+variant=official weighs by max(e, 0), as the released code has for chi2, where w* is 1 + e / 2. Departures: T, which is
+their reward scale (locomotion: T = range of returns / 1000) and in whose units V is; one width for every network, where
+their policy has 2 x 1024; no weight decay; the policy's mean is squashed; the weights' residual is the members' mean.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """ReBRAC: TD3+BC with its penalty in the critic too, and the design choices that made the difference.
 
     Q_i:  min E_D (r + gamma (min_j Q'_j(s', a') - beta_2 |a' - a'_D|^2) - Q_i(s, a))^2,   a' = pi'(s') + clip(noise)
-    pi:   max E_D [ min_i Q_i(s, pi(s)) / mean|Q| - beta_1 |pi(s) - a|^2 ]                                  (eqs. 3, 4)
+    pi:   max E_D [ min_i Q_i(s, pi(s)) / mean|Q| - beta_1 |pi(s) - a|^2 ]
 
 a'_D is the data's own next action. Norms are sums over action dimensions; the mean of |Q| runs over the batch and is a
 constant for the gradient. Critics have LayerNorm, the policy has not. Every second update moves the policy and the
