@@ -42,11 +42,8 @@ class AWAC(Learner):
     Config = AWACConfig
     TITLE = "Advantage-weighted actor-critic"
     FAMILY = "offline"
-    DEMO = "pointmaze-umaze"
-    PRESETS = {  # noqa: RUF012
-        "small": {"hidden": [64, 64], "batch_size": 64},
-        "*pointmaze*": {"inverse_temperature": 10.0, "lr": 1e-3, "tau": 0.01},
-    }
+    DEMO = "hopper-medium-replay"
+    PRESETS = {"small": {"hidden": [64, 64], "batch_size": 64}}  # noqa: RUF012
 
     def setup(self) -> None:
         options = {"layer_norm": self.config.layer_norm, "dtype": self.dtype}

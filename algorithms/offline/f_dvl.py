@@ -74,7 +74,7 @@ class FDVL(Learner):
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
         "*antmaze*": {"inverse_temperature": 10.0},
-        "*pointmaze*": {"temperature": 0.2, "inverse_temperature": 10.0, "lr": 1e-3, "tau": 0.01},
+        "*pointmaze*": {"temperature": 0.1, "inverse_temperature": 10.0, "lr": 1e-3, "tau": 0.01},
         "*kitchen*": {"inverse_temperature": 0.5},
     }
 

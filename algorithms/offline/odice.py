@@ -68,7 +68,7 @@ class ODICE(Learner):
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
         "*antmaze*": {"lr": 1e-4},
-        "*pointmaze*": {"temperature": 0.2, "lr": 1e-3, "tau": 0.01},
+        "*pointmaze*": {"temperature": 0.1, "lr": 1e-3, "tau": 0.01},
     }
 
     def setup(self) -> None:

@@ -67,7 +67,7 @@ class ReBRAC(Learner):
             "policy_penalty": 0.003, "critic_penalty": 0.0, "gamma": 0.999, "batch_size": 256, "lr": 5e-5,
             "policy_lr": 3e-4,
         },
-        "*pointmaze*": {"policy_penalty": 0.05, "critic_penalty": 0.01, "tau": 0.01},
+        "*pointmaze*": {"policy_penalty": 0.2, "critic_penalty": 0.01, "tau": 0.01},
     }  # fmt: skip
 
     def setup(self) -> None:

@@ -55,10 +55,10 @@ def batch():
     return {name: column.unsqueeze(0) for name, column in rows.items()}
 
 
-def learn(key, rows, steps=700, **options):
+def learn(key, rows, steps=400, **options):
     """One replica with linear networks, trained on the same rows at every step; smaller and smaller steps."""
     spec = Spec(rows["obs"].shape[-1], Discrete(ACTIONS))
-    options = {"hidden": (), "layer_norm": False, "tau": 0.1, "lr": 0.03} | options
+    options = {"hidden": (), "layer_norm": False, "tau": 0.1, "lr": 0.05} | options
     learner = get_algorithm(key)(spec, options, dtype=torch.float64)
     for part in (1.0, 0.1):
         for optimiser in learner.optimisers():
