@@ -203,7 +203,7 @@ JS = Divergence(
 )
 
 
-def alpha(a: float) -> Divergence:
+def alpha(a: float | int) -> Divergence:
     """Cressie and Read's family; f-DPO's alpha is 1 - a, TRL's f_alpha_divergence_coef is a."""
     if a in (0.0, 1.0):
         return KL if a else REVERSE_KL
