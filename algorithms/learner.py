@@ -143,6 +143,10 @@ class Learner:
         """Train for `steps` updates on a data set of your own; returns the last update's losses."""
         from fenchel.algorithms.runner import Runner
 
+        if self.ONLINE:
+            raise UserError(
+                f"{type(self).__name__} learns by acting, not from a data set; use training.train(task, ...)."
+            )
         if normalize_obs and not self.steps:
             self.observe(dataset)
         losses = Runner(self, Sampler(dataset, self)).advance(steps)

@@ -16,6 +16,7 @@ import argparse
 import csv
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,9 @@ def write_csv(path: Path, table: list[dict[str, Any]]) -> None:
             writer.writerow(flat)
 
 
+NOTES = "<!-- notes by hand: kept when the page is written again -->"
+
+
 def page(path: Path, table: list[dict[str, Any]], groups: Sequence[Any]) -> str:
     """docs/results/<family>.md: the caption states steps, network, seeds and budget."""
     networks = sorted({f"hidden {g.options['hidden']}" for g in groups if "hidden" in g.options})
@@ -134,9 +138,11 @@ def page(path: Path, table: list[dict[str, Any]], groups: Sequence[Any]) -> str:
         "`IQM` are of the last evaluation, `best` is the mean of each run's best one; intervals are 95% bootstrap "
         "intervals over seeds."
     )
-    lines = sorted({line for group in groups for line in group.lines})
+    lines = sorted({re.sub(r" out=\S+", "", line) for group in groups for line in group.lines})
     commands = "\n".join([*lines, f"python scripts/report.py runs/ --page {path.as_posix()}"])
     title = path.stem.replace("_", " ").capitalize()
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    notes = before[before.index(NOTES) :] if NOTES in before else f"{NOTES}\n"
     return f"""# {title}: results
 
 {caption}
@@ -150,4 +156,5 @@ Made by
 ```
 {commands}
 ```
-"""
+
+{notes}"""

@@ -539,3 +539,9 @@ def test_what_does_not_fit_is_refused_in_one_sentence():
     for key, options, where, message in cases:
         with pytest.raises(UserError, match=message):
             learner_of(key, **options).source(where)
+
+
+@pytest.mark.parametrize("key", ["ppo", "sac"])
+def test_a_data_set_is_refused(key):
+    with pytest.raises(UserError, match="learns by acting"):
+        learner_of(key).fit(None, 1)
