@@ -51,8 +51,8 @@ REPRODUCTIONS: dict[str, Ordering | str] = {
         "env=hopper-medium algo=bc preset=small steps=10000", "env=hopper-medium algo=bc preset=small steps=0"
     ),
     "algo=td3_bc": Ordering(
-        "env=hopper-medium-replay algo=td3_bc preset=small steps=20000",
-        "env=hopper-medium-replay algo=bc preset=small steps=20000",
+        "env=hopper-medium-replay algo=td3_bc preset=small steps=100000",
+        "env=hopper-medium-replay algo=bc preset=small steps=100000",
     ),
     "algo=cql": Ordering(
         "env=hopper-medium-replay algo=cql preset=small steps=20000",
