@@ -11,7 +11,15 @@ MODULES = ("value", "policy", "dual", "preference", "policy_gradient", "kl", "co
 HELPERS = {  # not losses of one element; each has a test of its own
     "value": {"bellman_backup", "two_hot", "hl_gauss"},
     "policy": {"awr_weight"},
-    "dual": {"check_lam", "dual_v_weight", "forward_residual", "backward_residual", "orthogonal"},
+    "dual": {
+        "check_lam",
+        "check_temperature",
+        "check_unbounded",
+        "dual_v_weight",
+        "forward_residual",
+        "backward_residual",
+        "orthogonal",
+    },
     "preference": {"wpo_weight"},
     "policy_gradient": {"group_advantage", "sequence_log_ratio", "truncated_ratio", "entropy"},
     "kl": {"reward_with_kl", "categorical_kl"},
