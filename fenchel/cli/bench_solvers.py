@@ -22,7 +22,7 @@ from fenchel.theory.referees import convex
 from fenchel.theory.rng import Rng
 from fenchel.theory.solvers import solve
 
-LOOPED = 50  # problems of a batch that a peer solves one by one; its time per problem is what counts
+LOOPED = 1_000  # problems of a batch that a peer solves one by one; its time per problem is what counts
 
 
 def best(ours: Callable[[], Any], peer: Callable[[], Any], repeats: int = 3) -> tuple[float, float]:
