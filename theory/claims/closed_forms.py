@@ -44,7 +44,7 @@ CLOSED_FORM = Claim(
     problems=gaussians,
     check=_closed_form,
     twin=Twin("the covariance S in the direction", check=lambda p: _closed_form(p, False)),
-    source="text",
+    source="derived",
 )
 
 
@@ -67,7 +67,7 @@ TWO_HOT = Claim(
     problems=supported,
     check=_two_hot,
     twin=Twin("the shares between neighbours (the nearest atom)", check=lambda p: _two_hot(p, True)),
-    source="text",
+    source="derived",
 )
 
 
@@ -95,7 +95,7 @@ EMPOWERMENT = Claim(
     problems=channels,
     check=_empowerment,
     twin=Twin("a normalised decoder q", check=lambda p: _empowerment(p, True)),
-    source="text",
+    source="derived",
 )
 
 
@@ -120,7 +120,7 @@ INTERVENTION = Claim(
     problems=causal,
     check=_intervention,
     twin=Twin("adjustment by P(z) (conditioning instead)", check=lambda p: _intervention(p, False)),
-    source="text",
+    source="derived",
 )
 
 
@@ -151,7 +151,7 @@ MEAN_FIELD = Claim(
         problems=lambda rng, n: dict(m=(m := crowds(rng, n)["m"]), c=m),
         check=lambda p: _mean_field(p, 1.0),
     ),
-    source="text",
+    source="derived",
 )
 
 
@@ -209,7 +209,7 @@ MARTINGALE = Claim(
     problems=martingales,
     check=_martingale,
     twin=Twin("the martingale loss (the mean-square TD error)", check=lambda p: _martingale(p, True)),
-    source="text",
+    source="derived",
 )
 
 
@@ -241,7 +241,7 @@ BASE_STOCK = Claim(
     problems=stores,
     check=_base_stock,
     twin=Twin("the fractile p/(p + h) (h/(p + h))", check=lambda p: _base_stock(p, True)),
-    source="text",
+    source="derived",
     n=64,
 )
 
@@ -277,5 +277,5 @@ BILEVEL = Claim(
     problems=agents,
     check=_bilevel,
     twin=Twin("the summed Hessian (local hypergradients averaged)", check=lambda p: _bilevel(p, True)),
-    source="text",
+    source="derived",
 )

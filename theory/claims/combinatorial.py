@@ -40,7 +40,7 @@ QUOTIENT = Claim(
     problems=cities,
     check=_quotient,
     twin=Twin("the unvisited set in the state", check=lambda p: _quotient(p, False)),
-    source="text",
+    source="derived",
     n=64,
 )
 
@@ -100,5 +100,5 @@ POPULATION_WINNER = Claim(
     problems=populations,
     check=_winner,
     twin=Twin("the second best as the baseline (a mean)", check=lambda p: _winner(p, True)),
-    source="text",
+    source="derived",
 )

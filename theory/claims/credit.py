@@ -214,6 +214,7 @@ TELESCOPE = Claim(
     check=_telescope,
     twin=Twin("the root's value", check=lambda p: _telescope(p, True)),
     n=64,
+    source="derived",
 )
 
 
@@ -243,6 +244,7 @@ BUDGET = Claim(
     check=_budget,
     twin=Twin("the later budgets", check=lambda p: _budget(p, False)),
     n=64,
+    source="derived",
 )
 
 

@@ -59,7 +59,7 @@ LOG_MEAN_EXP = Claim(
     problems=one_state,
     check=_log_mean_exp,
     twin=Twin("an unclipped exponent (cut at 0.2)", check=lambda p: _log_mean_exp(p, clip=0.2, variant="official")),
-    source="text",
+    source="derived",
     n=64,
 )
 
@@ -107,7 +107,7 @@ IMPLICIT_MAXIMUM = Claim(
     twin=Twin(
         "f*_+ centred at the data's ratio (the literal loss)", check=lambda p: _implicit_maximum(p, variant="paper")
     ),
-    source="text",
+    source="derived",
     n=64,
 )
 
@@ -180,7 +180,7 @@ EXTRACTION = Claim(
     problems=one_state,
     check=_extraction,
     twin=Twin("w* (AWR's e^{Q - V} instead)", check=lambda p: _extraction(p, exponential=True)),
-    source="text",
+    source="derived",
     n=64,
 )
 
@@ -203,7 +203,7 @@ EXPECTILE = Claim(
     problems=one_state,
     check=_expectile,
     twin=Twin("the sizes of the deviations (a quantile)", check=lambda p: _expectile(p, as_quantile=True)),
-    source="text",
+    source="derived",
     n=64,
 )
 
@@ -241,7 +241,7 @@ STRONG_DUALITY = Claim(
     problems=regularised,
     check=_strong_duality,
     twin=Twin("w >= 0 in the conjugate", check=lambda p: _strong_duality(p, nonneg=False)),
-    source="text",
+    source="derived",
     n=32,
 )
 
@@ -272,6 +272,6 @@ ORTHOGONAL = Claim(
     problems=regularised,
     check=_orthogonal,
     twin=Twin("the projection", check=lambda p: _orthogonal(p, False)),
-    source="text",
+    source="derived",
     n=64,
 )

@@ -46,7 +46,7 @@ CHEBYSHEV = Claim(
     problems=clouds,
     check=_chebyshev,
     twin=Twin("the maximum (a weighted sum)", check=lambda p: _chebyshev(p, True)),
-    source="text",
+    source="derived",
 )
 
 LINEAR_MISS = Claim(

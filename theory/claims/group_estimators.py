@@ -70,6 +70,7 @@ MEAN = Claim(
     check=_centred,
     twin=Twin("no division by the group's standard deviation", check=lambda p: _centred(p, ZSCORE)),
     n=64,
+    source="derived",
 )
 
 
@@ -86,6 +87,7 @@ LEAVE_ONE_OUT = Claim(
     check=_leave_one_out,
     twin=Twin("a baseline independent of the own sample", check=lambda p: _leave_one_out(p, MEAN_CENTRED)),
     n=64,
+    source="derived",
 )
 
 
@@ -132,6 +134,7 @@ ZSCORE_BIAS = Claim(
         r=torch.tensor([[0.0, 0.1, 1.0, 5.0]], dtype=torch.float64),
     ),
     check=_zscore_bias,
+    source="derived",
 )
 
 
@@ -160,6 +163,7 @@ DISCRIMINATIVE = Claim(
     twin=Twin(
         "division by the group's std (centred only: weight p(1-p))", check=lambda p: _discriminative(p, MEAN_CENTRED)
     ),
+    source="derived",
 )
 
 
@@ -190,6 +194,7 @@ NEGATIVE_AWARE = Claim(
     problems=negative_aware,
     check=_negative_aware,
     twin=Twin("the true success rate in the negative term", check=lambda p: _negative_aware(p, 0.3)),
+    source="derived",
 )
 
 
@@ -216,6 +221,7 @@ OPTIMAL_BASELINE = Claim(
     problems=baselines,
     check=_optimal_baseline,
     twin=Twin("the weights |grad log pi|^2 (b = E r instead)", check=lambda p: _optimal_baseline(p, True)),
+    source="derived",
 )
 
 
@@ -233,6 +239,7 @@ GREEDY_BASELINE = Claim(
     problems=problems,
     check=_greedy_baseline,
     twin=Twin("a baseline independent of the sampled response", check=lambda p: _greedy_baseline(p, True)),
+    source="derived",
 )
 
 GREEDY_VARIANCE = Claim(
@@ -246,4 +253,5 @@ GREEDY_VARIANCE = Claim(
     check=lambda p: ClaimReport(
         1e-2 + trace_variance(p, torch.zeros_like(p["r"][:, 0])) - trace_variance(p, p["r"][:, 0]), 0.0
     ),
+    source="derived",
 )

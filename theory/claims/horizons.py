@@ -29,7 +29,7 @@ MARKOV_REWARD = Claim(
     problems=bandits,
     check=_markov_reward,
     twin=Twin("a reward without regularisation", check=lambda p: _markov_reward(p, 5.0)),
-    source="text",
+    source="derived",
 )
 
 
@@ -95,7 +95,7 @@ ELLIPTICAL = Claim(
     problems=features,
     check=_elliptical,
     twin=Twin("the factor 2 d log (a quarter of it)", check=lambda p: _elliptical(p, 0.25)),
-    source="text",
+    source="derived",
     n=64,
 )
 
@@ -133,5 +133,5 @@ TOTAL_VARIANCE = Claim(
     problems=chains,
     check=_total_variance,
     twin=Twin("the second step's variance (only the first step's)", check=lambda p: _total_variance(p, 1)),
-    source="text",
+    source="derived",
 )

@@ -40,6 +40,7 @@ QUANTAL_GAP = Claim(
     check=_quantal_gap,
     twin=Twin("the factors log m and log n (a tenth of them)", check=lambda p: _quantal_gap(p, 0.1)),
     n=64,
+    source="derived",
 )
 
 
@@ -66,7 +67,7 @@ TEAM_DIFFERENCE = Claim(
     problems=team,
     check=_team_difference,
     twin=Twin("predecessors drawn from the new policy", check=lambda p: _team_difference(p, False)),
-    source="text",
+    source="derived",
 )
 
 
@@ -96,7 +97,7 @@ NETWORK_GRADIENT = Claim(
     problems=network,
     check=_network_gradient,
     twin=Twin("averaging by the policy (uniform instead)", check=lambda p: _network_gradient(p, False)),
-    source="text",
+    source="derived",
 )
 
 
@@ -119,7 +120,7 @@ HEDGE = Claim(
     problems=payoffs,
     check=_hedge,
     twin=Twin("payoffs in [0, 1] (scaled by 30)", problems=lambda rng, n: {"y": 30 * payoffs(rng, n)["y"]}),
-    source="text",
+    source="derived",
 )
 
 
@@ -167,7 +168,7 @@ HIERARCHICAL = Claim(
     problems=tasks,
     check=_hierarchical,
     twin=Twin("the other tasks' hyper-posterior mean", check=lambda p: _hierarchical(p, True)),
-    source="text",
+    source="derived",
 )
 
 

@@ -60,7 +60,7 @@ CMDP_DUALITY = Claim(
     problems=constrained,
     check=_cmdp_duality,
     twin=Twin("randomised policies (the best feasible deterministic one)", check=lambda p: _cmdp_duality(p, True)),
-    source="text",
+    source="derived",
     n=16,
 )
 
@@ -78,7 +78,7 @@ ENVELOPE = Claim(
     problems=constrained,
     check=_envelope,
     twin=Twin("the sign of the price", check=lambda p: _envelope(p, -1.0)),
-    source="text",
+    source="derived",
     n=8,
 )
 

@@ -87,7 +87,7 @@ BISIMULATION = Claim(
     problems=duplicated,
     check=_bisimulation,
     twin=Twin("equal rewards inside a block", problems=_unlike),
-    source="text",
+    source="derived",
 )
 
 
@@ -126,7 +126,7 @@ HOMOMORPHISM = Claim(
     problems=symmetric,
     check=_homomorphism,
     twin=Twin("turning the action with the state", check=lambda p: _homomorphism(p, False)),
-    source="text",
+    source="derived",
 )
 
 
@@ -166,7 +166,7 @@ POST_DECISION = Claim(
     problems=split,
     check=_post_decision,
     twin=Twin("the maximum inside the expectation", check=lambda p: _post_decision(p, True)),
-    source="text",
+    source="derived",
 )
 
 
@@ -245,7 +245,7 @@ CONSERVATIVE = Claim(
     problems=posteriors,
     check=_conservative,
     twin=Twin("the second model error", check=lambda p: _conservative(p, True)),
-    source="text",
+    source="derived",
     n=32,
 )
 

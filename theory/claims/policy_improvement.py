@@ -66,7 +66,7 @@ DIFFERENCE = Claim(
     problems=problems,
     check=_difference,
     twin=Twin("the new policy's state visits", check=lambda p: _difference(p, False)),
-    source="text",
+    source="derived",
 )
 
 
@@ -79,13 +79,13 @@ def _trust_region(p: Problem, penalty: float = 1.0) -> ClaimReport:
 
 
 TRUST_REGION = Claim(
-    paper=232,
+    paper=228,
     kind="theorem",
     statement="TRPO's bound: J(q) >= L_p(q) - 4 eps gamma / (1 - gamma)^2 max_s KL(p, q), eps = max |A_p|",
     problems=problems,
     check=_trust_region,
     twin=Twin("the penalty", check=lambda p: _trust_region(p, 0.0)),
-    source="text",
+    source="derived",
 )
 
 
@@ -108,7 +108,7 @@ MIRROR_DESCENT = Claim(
     problems=problems,
     check=_mirror_descent,
     twin=Twin("the current policy's advantage (the first one's for ever)", check=lambda p: _mirror_descent(p, True)),
-    source="text",
+    source="derived",
 )
 
 
@@ -135,7 +135,7 @@ NATURAL_GRADIENT = Claim(
     problems=npg_problems,
     check=_natural_gradient,
     twin=Twin("the term log A / (eta T)", check=lambda p: _natural_gradient(p, False)),
-    source="text",
+    source="derived",
 )
 
 
@@ -160,7 +160,7 @@ DOMINATION = Claim(
     problems=problems,
     check=_domination,
     twin=Twin("the factor M_g / mu_F (a hundredth of it)", check=lambda p: _domination(p, 0.01)),
-    source="text",
+    source="derived",
 )
 
 
@@ -182,7 +182,7 @@ GUIDANCE = Claim(
     problems=problems,
     check=_guidance,
     twin=Twin("a non-decreasing f", check=lambda p: _guidance(p, -1.0)),
-    source="abstract",
+    source="derived",
 )
 
 

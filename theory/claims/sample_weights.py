@@ -35,6 +35,7 @@ IMPORTANCE = Claim(
     problems=behaviour,
     check=_importance,
     twin=Twin("the unclipped ratio", check=lambda p: _importance(p, 0.9)),
+    source="derived",
 )
 
 
@@ -101,6 +102,7 @@ HORVITZ_THOMPSON = Claim(
     problems=token_losses,
     check=_horvitz_thompson,
     twin=Twin("the weights 1/p_t", check=lambda p: _horvitz_thompson(p, False)),
+    source="derived",
 )
 
 
@@ -125,6 +127,7 @@ STRATA = Claim(
     problems=stratified,
     check=_strata,
     twin=Twin("normalisation inside each stratum", check=lambda p: _strata(p, False)),
+    source="derived",
 )
 
 
@@ -154,6 +157,7 @@ DECOUPLED = Claim(
     problems=lambda rng, n: dict(size=torch.tensor([4])),
     check=_decoupled,
     twin=Twin("the order (sum against parts)", check=lambda p: _decoupled(p, True)),
+    source="derived",
 )
 
 
@@ -177,6 +181,7 @@ EXTREMES = Claim(
     problems=pool,
     check=_extremes,
     twin=Twin("both ends (the m largest only)", check=lambda p: _extremes(p, False)),
+    source="derived",
 )
 
 
@@ -202,6 +207,7 @@ ALLOCATION = Claim(
     problems=prompts,
     check=_allocation,
     twin=Twin("the square root of p", check=lambda p: _allocation(p, 1.0)),
+    source="derived",
 )
 
 
@@ -223,6 +229,7 @@ PASS_AT_K = Claim(
     problems=groups,
     check=_pass_at_k,
     twin=Twin("sampling without replacement: 1 - (1 - c/n)^k", check=lambda p: _pass_at_k(p, True)),
+    source="derived",
 )
 
 
@@ -271,6 +278,6 @@ NESTED = Claim(
     problems=cells,
     check=_nested,
     twin=Twin("independent masks", check=lambda p: _nested(p, True)),
-    source="text",
+    source="derived",
     n=32,
 )

@@ -83,7 +83,7 @@ MIRROR_PROX = Claim(
     problems=problems,
     check=_mirror_prox,
     twin=Twin("the step size eta = 2 (12 instead)", check=lambda p: _mirror_prox(p, 12.0)),
-    source="text",
+    source="derived",
     n=64,
 )
 
@@ -111,7 +111,7 @@ EXTRAGRADIENT = Claim(
     problems=problems,
     check=_extragradient,
     twin=Twin("the step bound (eta = 1.9/(1 + beta))", check=lambda p: _extragradient(p, 1.9)),
-    source="text",
+    source="derived",
     n=64,
 )
 
@@ -134,7 +134,7 @@ REGULARISED_PLAY = Claim(
     problems=problems,
     check=_regularised_play,
     twin=Twin("the regularisation (plain self-play cycles)", check=lambda p: _regularised_play(p, 0.0)),
-    source="text",
+    source="derived",
     n=32,
 )
 
@@ -158,7 +158,7 @@ AVERAGE_ITERATE = Claim(
     problems=problems,
     check=_average_iterate,
     twin=Twin("averaging (the last iterate cycles)", check=lambda p: _average_iterate(p, True)),
-    source="text",
+    source="derived",
     n=32,
 )
 
@@ -185,6 +185,7 @@ INPO_MINIMISER = Claim(
     problems=problems,
     check=_inpo_minimiser,
     twin=Twin("the reference in h", check=lambda p: _inpo_minimiser(p, False)),
+    source="derived",
 )
 
 
@@ -211,7 +212,7 @@ DNO = Claim(
     problems=problems,
     check=_dno,
     twin=Twin("soft labels sigma(r - r') (the preference itself instead)", check=lambda p: _dno(p, hard=True)),
-    source="text",
+    source="derived",
 )
 
 
@@ -240,7 +241,7 @@ EMBEDDING = Claim(
     problems=skew,
     check=_embedding,
     twin=Twin("rotations (Bradley-Terry differences r - r' instead)", check=lambda p: _embedding(p, True)),
-    source="text",
+    source="derived",
 )
 
 

@@ -52,7 +52,7 @@ REGRET_PREFERENCE = Claim(
     problems=soft,
     check=_regret_preference,
     twin=Twin("entropy regularisation (the hard advantage)", check=lambda p: _regret_preference(p, True)),
-    source="text",
+    source="derived",
     n=64,
 )
 
@@ -89,7 +89,7 @@ HYPERGRADIENT = Claim(
     problems=lambda rng, n: soft(rng, n) | dict(u=rng.normal(n, STATES, ACTIONS), e=rng.normal(n, STATES, ACTIONS)),
     check=_hypergradient,
     twin=Twin("the effect on later states", check=lambda p: _hypergradient(p, False)),
-    source="text",
+    source="derived",
     n=32,
 )
 
@@ -115,5 +115,5 @@ DEMONSTRATIONS = Claim(
     problems=lambda rng, n: problems(rng, n) | dict(alpha=rng.uniform(n, low=0.5, high=30.0)),
     check=_demonstrations,
     twin=Twin("the term lam KL_traj", check=lambda p: _demonstrations(p, 0.0)),
-    source="text",
+    source="derived",
 )

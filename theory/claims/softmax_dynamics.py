@@ -73,7 +73,7 @@ NORM_BOUNDS = Claim(
     problems=logits,
     check=_norm_bounds,
     twin=Twin("the factor sqrt(2)", check=lambda p: _norm_bounds(p, 1 / math.sqrt(2))),
-    source="text",
+    source="derived",
 )
 
 
@@ -136,6 +136,7 @@ MASS_BALANCE = Claim(
     problems=sampled,
     check=_mass_balance,
     twin=Twin("the term of the unsampled answers", check=lambda p: _mass_balance(p, True)),
+    source="derived",
 )
 
 
@@ -165,6 +166,7 @@ BRIER = Claim(
     problems=confidence,
     check=_brier,
     twin=Twin("a bounded proper score (log score instead)", check=lambda p: _brier(p, True)),
+    source="derived",
 )
 
 
@@ -193,6 +195,7 @@ PACS = Claim(
     problems=scored_group,
     check=_pacs,
     twin=Twin("the own score left out of the mean", check=lambda p: _pacs(p, False)),
+    source="derived",
 )
 
 
@@ -215,6 +218,7 @@ LABELS = Claim(
     problems=lambda rng, n: dict(q=rng.uniform(n, 6, low=-1.0, high=1.0), r=torch.zeros(n, 6, dtype=torch.float64)),
     check=_labels,
     twin=Twin("the anchor logit 0", check=lambda p: _labels(p, 0.0)),
+    source="derived",
 )
 
 
@@ -241,6 +245,7 @@ CONFIDENT_ERRORS = Claim(
     problems=logits,
     check=_confident_errors,
     twin=Twin("the moderating residual", check=lambda p: _confident_errors(p, False)),
+    source="derived",
 )
 
 
@@ -261,6 +266,7 @@ ONE_TOKEN = Claim(
     problems=logits,
     check=_one_token,
     twin=Twin("the factor pi(y) (plain SFT)", check=lambda p: _one_token(p, sft=True)),
+    source="derived",
 )
 
 
@@ -281,5 +287,5 @@ SELF_CERTAINTY = Claim(
     problems=logits,
     check=_self_certainty,
     twin=Twin("the direction of the KL (reversed)", check=lambda p: _self_certainty(p, False)),
-    source="text",
+    source="derived",
 )

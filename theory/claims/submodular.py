@@ -110,5 +110,5 @@ MARGINAL_GAINS = Claim(
     problems=walks,
     check=_marginal_gains,
     twin=Twin("the later gains (own gain only)", check=lambda p: _marginal_gains(p, False)),
-    source="text",
+    source="derived",
 )

@@ -66,7 +66,7 @@ K2_REVERSE = Claim(
     problems=pairs,
     check=_reverse,
     twin=Twin("k2 (k1 instead)", check=lambda p: _reverse(p, kl.k1)),
-    source="text",
+    source="derived",
 )
 
 
@@ -93,7 +93,7 @@ CLIP = Claim(
     problems=ratios,
     check=_clip,
     twin=Twin("the sign of A in where it stops", check=lambda p: _clip(p, low=math.inf)),
-    source="text",
+    source="derived",
 )
 
 
@@ -120,7 +120,7 @@ DRIFT = Claim(
     problems=ratios,
     check=_drift,
     twin=Twin("the tanh terms", check=lambda p: _drift(p, True)),
-    source="text",
+    source="derived",
 )
 
 
@@ -173,7 +173,7 @@ BOUNDARY = Claim(
     problems=elbos,
     check=_boundary,
     twin=Twin("the case split on the sign of A", check=lambda p: _boundary(p, True)),
-    source="text",
+    source="derived",
 )
 
 
@@ -199,7 +199,7 @@ PAIRWISE = Claim(
     problems=pairs,
     check=_pairwise,
     twin=Twin("the factor 1/2", check=lambda p: _pairwise(p, 1.0)),
-    source="text",
+    source="derived",
 )
 
 
@@ -230,7 +230,7 @@ SET_GRADIENT = Claim(
     problems=sets,
     check=_set_gradient,
     twin=Twin("credit to every member", check=lambda p: _set_gradient(p, False)),
-    source="text",
+    source="derived",
 )
 
 
@@ -263,5 +263,5 @@ TOKEN_SURROGATE = Claim(
     problems=small_steps,
     check=_token_surrogate,
     twin=Twin("second order (first order claimed)", check=lambda p: _token_surrogate(p, 2.0)),
-    source="text",
+    source="derived",
 )

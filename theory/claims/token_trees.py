@@ -50,7 +50,7 @@ RANDOM_POLICY = Claim(
     problems=binary_leaves,
     check=_random_policy,
     twin=Twin("0/1 rewards (graded ones)", problems=trees),
-    source="text",
+    source="derived",
 )
 
 
@@ -115,7 +115,7 @@ ITERATED = Claim(
     problems=horizons,
     check=_iterated,
     twin=Twin("T iterations (one fewer)", check=lambda p: _iterated(p, 3)),
-    source="text",
+    source="derived",
     n=64,
 )
 
@@ -153,7 +153,7 @@ TOKEN_TILT = Claim(
     problems=tilted,
     check=_token_tilt,
     twin=Twin("soft values (expected ones)", check=lambda p: _token_tilt(p, True)),
-    source="text",
+    source="derived",
     n=64,
 )
 
@@ -180,7 +180,7 @@ TRAJECTORY_BALANCE = Claim(
     problems=trees,
     check=_trajectory_balance,
     twin=Twin("flows that add up (largest child instead)", check=lambda p: _trajectory_balance(p, True)),
-    source="text",
+    source="derived",
     n=64,
 )
 
@@ -208,7 +208,7 @@ DENOISING = Claim(
     problems=denoisers,
     check=_denoising,
     twin=Twin("the score of the early step", check=lambda p: _denoising(p, False)),
-    source="text",
+    source="derived",
 )
 
 
@@ -235,7 +235,7 @@ ROBUSTNESS = Claim(
     problems=traces,
     check=_robustness,
     twin=Twin("the minimum over time (an average)", check=lambda p: _robustness(p, True)),
-    source="text",
+    source="derived",
 )
 
 
@@ -271,6 +271,6 @@ ANY_ORDER = Claim(
     problems=masked,
     check=_any_order,
     twin=Twin("the weight 1/t", check=lambda p: _any_order(p, False)),
-    source="text",
+    source="derived",
     n=64,
 )
