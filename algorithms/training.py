@@ -74,9 +74,9 @@ def train(
     folder: gets `metrics.jsonl` and `checkpoints/last.safetensors`, which `Learner.load` reads. resume: go on from
     there, from the start when there is none. listener(kind, record): kinds "log" {step, losses, updates_per_second},
     "eval" {step, return_mean, ...}, "checkpoint" {step, path}, "warning" {message}; lists have one entry per replica.
-    Returns {status, steps, wall_seconds, updates_per_second, final: [one dict per replica]}; status is "completed", or
-    "diverged" when no replica stayed finite. "log" and what is returned also have env_steps, the environment's steps
-    per replica, for a learner that acts. Raises UserError for a task, a folder or a checkpoint that does not fit.
+    Returns {status, steps, wall_seconds, cpu_seconds, updates_per_second, final: [one dict per replica]}; status is
+    "completed", or "diverged" when no replica stayed finite. "log" and what is returned also have env_steps, the
+    environment's steps per replica, for a learner that acts. Raises UserError for a task, a folder or a checkpoint that does not fit.
     """
     return Loop(task, learner, config or TrainConfig(), folder, listener).run(resume)
 
@@ -104,7 +104,7 @@ class Loop:
             self._restore(*saved)
         runner = Runner(learner, self.source, compile=config.compile)
         learner.freeze(set(self.diverged))
-        started, first = time.perf_counter(), learner.steps
+        started, first, cpu = time.perf_counter(), learner.steps, time.process_time()
         mark = (started, first)
         for stop in self._stops():
             losses = runner.advance(stop - learner.steps)
@@ -125,6 +125,7 @@ class Loop:
             "steps": learner.steps,
             **self._env_steps(),
             "wall_seconds": wall,
+            "cpu_seconds": time.process_time() - cpu,
             "updates_per_second": (learner.steps - first) * learner.R / max(wall, 1e-9),
             "final": self._final(),
         }

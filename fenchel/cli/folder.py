@@ -124,6 +124,7 @@ def write_summary(
         "steps": result.get("steps", 0),
         "status": result["status"],
         "wall_seconds": result.get("wall_seconds"),
+        "cpu_seconds": result.get("cpu_seconds"),
         "updates_per_second": result.get("updates_per_second"),
         "device": plan.device,
         "versions": versions(),

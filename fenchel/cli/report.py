@@ -90,7 +90,7 @@ def between(pair: Sequence[float]) -> str:
 
 def markdown(table: list[dict[str, Any]]) -> str:
     """A table that is readable as text, too."""
-    head = ["task", "learner", "options", "steps", "seeds", "mean", "95%", "IQM", "95%", "best", "seconds"]
+    head = ["task", "learner", "options", "steps", "seeds", "mean", "95%", "IQM", "95%", "best", "CPU s"]
     lines = [
         [
             row["env"],
@@ -134,7 +134,7 @@ def page(path: Path, table: list[dict[str, Any]], groups: Sequence[Any]) -> str:
     batches = sorted({f"batch {g.options['batch_size']}" for g in groups if "batch_size" in g.options})
     seconds = sum(g.seconds for g in groups)
     caption = (
-        f"Fenchel datasets; {', '.join(networks + batches)}; {seconds / 60:.0f} minutes of wall time. `mean` and "
+        f"Fenchel datasets; {', '.join(networks + batches)}; {seconds / 60:.0f} CPU-minutes. `mean` and "
         "`IQM` are of the last evaluation, `best` is the mean of each run's best one; intervals are 95% bootstrap "
         "intervals over seeds."
     )

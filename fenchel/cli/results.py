@@ -32,7 +32,7 @@ class Group:
     curves: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # steps (T,), scores (T,)
     seeds: set[int] = field(default_factory=set)
     lines: list[str] = field(default_factory=list)
-    seconds: float = 0.0
+    seconds: float = 0.0  # of CPU
     label: str = ""
 
 
@@ -81,7 +81,7 @@ def collect(folders: Iterable[Path]) -> list[Group]:
             group.last.append(scalar(row.get(metric)))
             group.best.append(scalar(row.get(f"best_{metric}")))
             group.curves.append((steps, scores[:, i]))
-            group.seconds += (summary["wall_seconds"] or 0) / len(summary["final"])
+            group.seconds += (summary["cpu_seconds"] or 0) / len(summary["final"])
             if config["line"] not in group.lines:
                 group.lines.append(config["line"])
     _label(list(groups.values()))

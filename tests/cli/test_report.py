@@ -25,7 +25,7 @@ def write_run(folder: Path, algo: str, scores: dict[int, float | None], env: str
         {"seed": seed, "normalized_score": score, "return_mean": 0.0, "best_normalized_score": _plus_one(score)}
         for seed, score in scores.items()
     ]
-    summary = {"status": options.pop("status", "completed"), "wall_seconds": 60.0, "final": final}
+    summary = {"status": options.pop("status", "completed"), "wall_seconds": 90.0, "cpu_seconds": 60.0, "final": final}
     rows = [
         {"kind": "eval", "step": step, "normalized_score": [s and s * step / steps for s in scores.values()]}
         for step in (steps // 2, steps)

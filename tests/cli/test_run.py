@@ -43,8 +43,8 @@ def test_the_folder_has_what_the_design_names(capsys):
     }  # fmt: skip
     found = summary("a")
     assert set(found) >= {
-        "schema", "env", "algo", "seeds", "steps", "status", "wall_seconds", "updates_per_second", "device", "versions",
-        "commit", "data_hash", "final",
+        "schema", "env", "algo", "seeds", "steps", "status", "wall_seconds", "cpu_seconds", "updates_per_second",
+        "device", "versions", "commit", "data_hash", "final",
     }  # fmt: skip
     assert (found["env"], found["algo"], found["seeds"]) == ("pointmaze-umaze", "bc", [0, 1])
     assert (found["steps"], found["status"]) == (40, "completed")
