@@ -76,7 +76,8 @@ def train(
     "eval" {step, return_mean, ...}, "checkpoint" {step, path}, "warning" {message}; lists have one entry per replica.
     Returns {status, steps, wall_seconds, cpu_seconds, updates_per_second, final: [one dict per replica]}; status is
     "completed", or "diverged" when no replica stayed finite. "log" and what is returned also have env_steps, the
-    environment's steps per replica, for a learner that acts. Raises UserError for a task, a folder or a checkpoint that does not fit.
+    environment's steps per replica, for a learner that acts. Raises UserError for a task, a folder or a checkpoint that
+    does not fit.
     """
     return Loop(task, learner, config or TrainConfig(), folder, listener).run(resume)
 
