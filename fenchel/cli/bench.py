@@ -26,6 +26,7 @@ BENCHES: dict[str, str] = {
     "updates": "fenchel.cli.bench_updates:rows",
     "solvers": "fenchel.cli.bench_solvers:rows",
     "online": "fenchel.cli.bench_online:rows",
+    "offline": "fenchel.cli.bench_offline:rows",
 }
 
 
