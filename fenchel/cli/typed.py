@@ -102,8 +102,10 @@ def _convert(value: Any, hint: Any) -> Any:
     if origin in (Union, types.UnionType):
         return _first(value, args)
     if origin is Literal:
-        if any(value == arg and type(value) is type(arg) for arg in args):
-            return value
+        # a bare true or null is no text in YAML, but may be the name of a choice
+        for given in (value, show(value)) if value is None or isinstance(value, bool) else (value,):
+            if any(given == arg and type(given) is type(arg) for arg in args):
+                return given
         raise _Refused
     if origin in (list, tuple) or hint in (list, tuple):
         return _sequence(value, origin or hint, args)

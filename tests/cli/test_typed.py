@@ -19,7 +19,7 @@ class Options:
     rate: float | list[float] = field(default=0.5, metadata={"range": (0, 1)})
     flag: bool = False
     name: str | None = None
-    kind: Literal["a", "b"] = "a"
+    kind: Literal["a", "b", "true"] = "a"
     hidden: tuple[int, ...] = (1,)
     pair: tuple[int, float] = (1, 2.0)
     many: list[int] = field(default_factory=list)
@@ -36,6 +36,7 @@ class Options:
         ("name", None, None),
         ("name", 3, "3"),
         ("kind", "b", "b"),
+        ("kind", True, "true"),
         ("hidden", [64, 64.0], (64, 64)),
         ("hidden", [], ()),
         ("pair", [1, 2], (1, 2.0)),
@@ -56,7 +57,7 @@ def test_converted(key, value, expected):
         ("steps", 1.5), ("steps", True), ("steps", "1"), ("steps", None), ("steps", [1]), ("steps", float("inf")),
         ("steps", 2.0**63), ("rate", True), ("rate", "x"), ("rate", 1.01), ("rate", -0.01), ("rate", [0.5, 2]),
         ("rate", []), ("rate", [[0.5]]), ("rate", float("nan")), ("rate", {}), ("flag", 1), ("flag", "true"),
-        ("name", [1]), ("name", True), ("kind", "c"), ("kind", 1), ("hidden", 64), ("hidden", [1.5]), ("pair", [1]),
+        ("name", [1]), ("name", True), ("kind", "c"), ("kind", 1), ("kind", False), ("hidden", 64), ("hidden", [1.5]), ("pair", [1]),
         ("pair", [1, 2, 3]), ("many", []), ("nope", 1),
     ],
 )  # fmt: skip
