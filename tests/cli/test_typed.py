@@ -57,8 +57,8 @@ def test_converted(key, value, expected):
         ("steps", 1.5), ("steps", True), ("steps", "1"), ("steps", None), ("steps", [1]), ("steps", float("inf")),
         ("steps", 2.0**63), ("rate", True), ("rate", "x"), ("rate", 1.01), ("rate", -0.01), ("rate", [0.5, 2]),
         ("rate", []), ("rate", [[0.5]]), ("rate", float("nan")), ("rate", {}), ("flag", 1), ("flag", "true"),
-        ("name", [1]), ("name", True), ("kind", "c"), ("kind", 1), ("kind", False), ("hidden", 64), ("hidden", [1.5]), ("pair", [1]),
-        ("pair", [1, 2, 3]), ("many", []), ("nope", 1),
+        ("name", [1]), ("name", True), ("kind", "c"), ("kind", 1), ("kind", False), ("hidden", 64), ("hidden", [1.5]),
+        ("pair", [1]), ("pair", [1, 2, 3]), ("many", []), ("nope", 1),
     ],
 )  # fmt: skip
 def test_refused_by_key(key, value):
