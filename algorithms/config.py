@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass
@@ -19,3 +20,7 @@ class Config:
     """LayerNorm after every hidden layer's affine map"""
     clip_grad: float | None = field(default=None, metadata={"range": (0, None)})
     """largest norm of one replica's gradient per optimiser; null: no clipping"""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """how every step size falls, from its full size at the first update towards 0 at the lr_steps-th"""
+    lr_steps: int | None = field(default=None, metadata={"range": (1, None)})
+    """updates of the learner over which step sizes fall; null: the steps of the run"""

@@ -35,8 +35,9 @@ def evaluate(
     alive = torch.ones(count, dtype=torch.bool, device=learner.device)
     broken = torch.zeros_like(alive)
     sums: dict[str, Tensor] = {}
-    for _ in range(task.max_steps):
-        action = learner.act(obs.to(learner.device).view(learner.R, episodes, -1), deterministic, counter=step)
+    for t in range(task.max_steps):
+        seen = obs.to(learner.device).view(learner.R, episodes, -1)
+        action = learner.act(seen, deterministic, counter=step * task.max_steps + t)
         action = action.flatten(0, 1)
         if action.is_floating_point():
             bad = ~action.isfinite().all(-1)

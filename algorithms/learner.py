@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -15,6 +15,7 @@ from torch import Tensor
 from fenchel.algorithms import checkpoint
 from fenchel.algorithms.blocks import Blocks
 from fenchel.algorithms.config import Config
+from fenchel.algorithms.networks import Schedule
 from fenchel.algorithms.sampler import Batch, Sampler
 from fenchel.envs.spec import Spec
 from fenchel.errors import UserError, did_you_mean
@@ -46,6 +47,8 @@ class Learner:
     ACTIONS: ClassVar[tuple[str, ...]] = ("box", "discrete")
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
     ONLINE: ClassVar[bool] = False
+    BEGINS: ClassVar[bool] = False  # evaluated before the first update too, as it does not begin at random
+    DETERMINISTIC: ClassVar[bool] = True  # whether evaluation runs the policy's mode, or samples from it
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class Learner:
         self.obs_std = torch.ones(spec.obs_dim, device=self.device, dtype=dtype)
         self.policy: Any = None
         self.setup()
+        self.schedule(None)
 
     def setup(self) -> None:
         raise NotImplementedError
@@ -95,7 +99,32 @@ class Learner:
             given = torch.as_tensor(getattr(self.h, name), device=self.device, dtype=self.dtype)
             setattr(self.h, name, given.expand(self.R, 1))
 
+    def schedule(self, steps: int | None) -> None:
+        """Let step sizes fall over `steps` updates, unless lr_steps says over how many; only where lr_schedule does."""
+        kind, steps = self.config.lr_schedule, self.config.lr_steps or steps
+        if kind != "constant" and steps:
+            self.config = replace(self.config, lr_steps=steps)  # from now on part of the run and of its checkpoints
+            for optimiser in self.optimisers():
+                optimiser.schedule = Schedule(kind, steps)
+
     # --- data ---------------------------------------------------------------------------------------------------
+
+    def bind(self, task: Task) -> None:
+        """Take from the task what a learner must know beyond its spec, before training and before anything is written.
+
+        Raises UserError for a task that does not fit.
+        """
+
+    def scores(self, task: Task, episodes: int, step: int) -> dict[str, list] | None:
+        """The learner's own evaluation, one entry per replica; None: episodes are run in the task's environment."""
+        return None
+
+    def report(self, source: Any) -> dict[str, list]:
+        """What a learner has to say beside the scores of its policy, one entry per replica: an evaluator's estimates.
+
+        It joins every evaluation's record and the final rows; source is what `source` returned.
+        """
+        return {}
 
     def select(self, data: OfflineDataset) -> Tensor | None:
         """Indices of the rows to learn from; None for all."""
@@ -121,13 +150,18 @@ class Learner:
         at_checkpoint(index), called after the index-th checkpoint and after loading it, for re-seeding environments;
         env_steps, of an ONLINE learner only: steps of the environment per replica so far.
 
-        The base class samples `task.dataset()`.
+        The base class binds the learner to the task and samples `task.dataset()`.
         """
+        self.bind(task)
         if task.dataset is None:
             raise UserError(f"env={task.id} has no data set, which {type(self).__name__} needs.")
         data = task.dataset()
         if normalize_obs and not self.steps:
             self.observe(data)
+        return self.sampler(data)
+
+    def sampler(self, data: OfflineDataset) -> Sampler:
+        """Where a learner's batches come from when it has data; override it for batches of several parts."""
         return Sampler(data, self)
 
     def noise(self, name: str, shape: Sequence[int], law: str = "normal") -> Tensor:
@@ -149,7 +183,8 @@ class Learner:
             )
         if normalize_obs and not self.steps:
             self.observe(dataset)
-        losses = Runner(self, Sampler(dataset, self)).advance(steps)
+        self.schedule(self.steps + steps)
+        losses = Runner(self, self.sampler(dataset)).advance(steps)
         return {name: value.tolist() for name, value in losses.items()}
 
     # --- acting -------------------------------------------------------------------------------------------------

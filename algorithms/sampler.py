@@ -23,16 +23,17 @@ class Sampler:
 
     obs and next_obs are normalised by the learner's statistics, actions of a Box are scaled to [-1, 1], discount is
     gamma * (1 - terminal): a time-out keeps it. `obs_action` is a view. Columns in `learner.NEEDS` follow, then those
-    that `learner.columns` makes.
+    that `learner.columns` makes. rows: indices of the rows to draw from, by default those that the learner selects;
+    samplers with different streams draw independently.
     """
 
-    def __init__(self, data: OfflineDataset, learner: Learner):
-        self.learner = learner
+    def __init__(self, data: OfflineDataset, learner: Learner, rows: Tensor | None = None, stream: str = "batch"):
+        self.learner, self.stream = learner, stream
         self.box = isinstance(learner.spec.action, Box)
         columns = self._columns(data)
         self.shapes = {name: column.shape[1:] for name, column in columns.items()}
         self.widths = [math.prod(shape) for shape in self.shapes.values()]
-        chosen = learner.select(data)
+        chosen = learner.select(data) if rows is None else rows
         flat = [column.reshape(len(column), -1) for column in columns.values()]
         if chosen is not None:
             flat = [column[chosen] for column in flat]
@@ -60,9 +61,16 @@ class Sampler:
         return columns | learner.columns(data)
 
     def __call__(self, step: int) -> Batch:
-        learner = self.learner
-        index = learner.blocks.draw(step, "integers", "batch", (learner.config.batch_size,), high=len(self.rows))
-        rows = self.rows.index_select(0, index.flatten()).view(*index.shape, -1)
+        index = self.index(step)
+        return self.unpack(self.rows.index_select(0, index.flatten()).view(*index.shape, -1))
+
+    def index(self, step: int) -> Tensor:
+        """(R, B) int64: which rows the batch of this step has."""
+        shape = (self.learner.config.batch_size,)
+        return self.learner.blocks.draw(step, "integers", self.stream, shape, high=len(self.rows))
+
+    def unpack(self, rows: Tensor) -> Batch:
+        """Packed rows (R, B, width) -> the batch that they are."""
         batch = {}
         for (name, shape), part in zip(self.shapes.items(), rows.split(self.widths, dim=-1), strict=True):
             batch[name] = part if len(shape) == 1 else part.unflatten(-1, shape) if shape else part.squeeze(-1)
@@ -79,3 +87,14 @@ class Sampler:
 
     def state(self) -> dict[str, Tensor]:
         return {}
+
+
+class StartSampler(Sampler):
+    """The batch of `Sampler` with `start_obs` (R, B, obs_dim): first states of episodes, drawn apart from the rows."""
+
+    def __init__(self, data: OfflineDataset, learner: Learner):
+        super().__init__(data, learner)
+        self.start = Sampler(data, learner, data.episode_starts, "start")
+
+    def __call__(self, step: int) -> Batch:
+        return super().__call__(step) | {"start_obs": self.start(step)["obs"]}

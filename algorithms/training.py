@@ -97,6 +97,7 @@ class Loop:
 
     def run(self, resume: bool) -> dict[str, Any]:
         learner, config = self.learner, self.config
+        learner.schedule(config.steps)
         saved = self._prepare_folder(resume)
         if saved:
             learner.load_state_dict(saved[0]["learner"])
@@ -107,6 +108,8 @@ class Loop:
         learner.freeze(set(self.diverged))
         started, first, cpu = time.perf_counter(), learner.steps, time.process_time()
         mark = (started, first)
+        if learner.BEGINS and not first:
+            self._evaluate(0)
         for stop in self._stops():
             losses = runner.advance(stop - learner.steps)
             if self._due("log_every", stop):
@@ -116,7 +119,7 @@ class Loop:
                     runner.reset()
                 if len(self.diverged) == learner.R:
                     break
-            if self._due("eval_every", stop) and config.eval_episodes:
+            if self._due("eval_every", stop):
                 self._evaluate(stop)
             if self._due("checkpoint_every", stop):
                 self._checkpoint()
@@ -176,26 +179,39 @@ class Loop:
         return bool(new)
 
     def _evaluate(self, step: int) -> None:
-        summary = self._returns(self.config.eval_episodes, step)
+        summary = self._returns(self.config.eval_episodes, step) | self._report()
+        if not summary:
+            return
         for i, best in enumerate(self.best):
-            mean = summary["return_mean"][i]
+            mean = summary["return_mean"][i] if "return_mean" in summary else None
             if isinstance(mean, float) and mean > best.get("best_return_mean", -math.inf):
-                named = ("return_mean", "normalized_score")
+                named = ("return_mean", "normalized_score", "pass_at_1", "pass_at_k")
                 best |= {f"best_{k}": summary[k][i] for k in named if k in summary} | {"best_step": step}
         self._tell("eval", {"step": step, **summary})
 
     def _returns(self, episodes: int, step: int) -> dict[str, list]:
+        if not episodes:
+            return {}
+        own = self.learner.scores(self.task, episodes, step)
+        if own is not None:
+            return {name: [None if i in self.diverged else x for i, x in enumerate(row)] for name, row in own.items()}
         if episodes not in self.envs:
             self.envs = {episodes: evaluation.make_env(self.task, self.learner, episodes)}
-        results = evaluation.evaluate(self.learner, self.task, episodes, step, self.envs[episodes])
+        mode = self.learner.DETERMINISTIC
+        results = evaluation.evaluate(self.learner, self.task, episodes, step, self.envs[episodes], mode)
         for i in self.diverged:
             results["returns"][i] = math.nan
         return evaluation.summarise(self.task, results)
 
+    def _report(self) -> dict[str, list]:
+        """The learner's own report; None for replicas that are not finite."""
+        found = self.learner.report(self.source)
+        return {name: [None if i in self.diverged else x for i, x in enumerate(row)] for name, row in found.items()}
+
     def _final(self) -> list[dict[str, Any]]:
         """Per replica: seed, swept options, the last scores (from seeds that no evaluation before used), the best."""
         learner, config = self.learner, self.config
-        summary = self._returns(config.final_episodes, -1) if config.final_episodes else {}
+        summary = self._returns(config.final_episodes, -1) | self._report()
         rows = []
         for i, seed in enumerate(learner.seeds):
             row = {"seed": seed, **{name: getattr(learner.config, name)[i] for name in learner.swept}}

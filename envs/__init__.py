@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # id -> "module:function" below fenchel.envs; the function is called as function(id, **options) and returns a Task
 ENVS: dict[str, str] = {
     "pendulum": "pendulum:env_task",
+    "lqr": "lqr:env_task",
     "fourrooms": "tabular_tasks:env_task",
     "garnet": "tabular_tasks:env_task",
     "stitchmaze": "tabular_tasks:env_task",
@@ -41,6 +42,7 @@ DATASETS: dict[str, str] = {
     "pointmaze-large-v0": "pointmaze:task",
     "pendulum-mixed": "pendulum:task",
     "pendulum-expert": "pendulum:task",
+    "lqr-mixed": "lqr:task",
     "hopper-random": "mujoco:task",
     "hopper-medium": "mujoco:task",
     "hopper-medium-replay": "mujoco:task",
@@ -59,6 +61,12 @@ DATASETS: dict[str, str] = {
     "fourrooms-mixed": "tabular_tasks:mixed_task",
     "garnet-mixed": "tabular_tasks:mixed_task",
     "stitchmaze-mixed": "tabular_tasks:mixed_task",
+    "fourrooms-imitation": "imitation:task",
+    "pendulum-imitation": "imitation:task",
+    "hopper-imitation": "imitation:task",
+    "halfcheetah-imitation": "imitation:task",
+    "walker2d-imitation": "imitation:task",
+    "stitchmaze-uncovered": "imitation:uncovered_task",
 }
 
 FOREIGN: dict[str, str] = {

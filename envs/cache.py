@@ -93,7 +93,7 @@ def build_once(
     """
     path = data_folder() / f"{name}-v{version}-{config_hash(config)}.safetensors"
     if not path.exists():
-        with _locked(path):
+        with locked(path):
             for stale in path.parent.glob(f"{path.name}.tmp*"):  # of a process that was killed
                 stale.unlink()
             if not path.exists():
@@ -104,7 +104,7 @@ def build_once(
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     from filelock import FileLock
 
     lock = FileLock(f"{path}.lock")

@@ -83,8 +83,20 @@ class Actor:
         self.layers = sum(name.startswith("w") and name[1:].isdigit() for name in self.p)
         self.groups, self.streams, self.t = len(chosen), copy_streams(seed, n), 0
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Dimensions of observations and actions."""
+        return self.p["w0"].shape[-1], self.p[f"w{self.layers - 1}"].shape[-2]
+
     def __call__(self, obs: Tensor) -> Tensor:
-        x = obs.reshape(self.groups, -1, obs.shape[-1])
+        mean, std = self.law(obs.reshape(self.groups, -1, obs.shape[-1]))
+        draw = self.streams.normal("action", mean.shape[-1:], counter=self.t).reshape(mean.shape)
+        self.t += 1
+        return self.squash(mean + std * draw).reshape(len(obs), -1)
+
+    def law(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """obs (groups, n, O) -> mean and standard deviation of the normal law that `squash` brings into [-1, 1]."""
+        x = obs
         for k in range(self.layers - 1):
             x = self._linear(x, f"w{k}", f"b{k}")
             x = x.tanh() if self.algorithm == "ppo" else x.relu()
@@ -93,10 +105,10 @@ class Actor:
             log_std = self.p["log_std"][:, None]
         else:
             log_std = self._linear(x, "w_log_std", "b_log_std").clamp(-20, 2)
-        draw = self.streams.normal("action", mean.shape[-1:], counter=self.t).reshape(mean.shape)
-        self.t += 1
-        action = mean + self.noise * log_std.exp() * draw
-        return (action.clamp(-1, 1) if self.algorithm == "ppo" else action.tanh()).reshape(len(obs), -1)
+        return mean, self.noise * log_std.exp()
+
+    def squash(self, raw: Tensor) -> Tensor:
+        return raw.clamp(-1, 1) if self.algorithm == "ppo" else raw.tanh()
 
     def _linear(self, x: Tensor, weight: str, bias: str) -> Tensor:
         return torch.baddbmm(self.p[bias][:, None], x, self.p[weight].transpose(1, 2))

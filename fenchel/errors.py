@@ -6,7 +6,7 @@ The command line prints it without a traceback and exits with status 2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
@@ -20,8 +20,14 @@ def did_you_mean(word: str, valid: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
-def unknown(key: str, value: str, valid: Iterable[str]) -> UserError:
-    """The error for a name that stands in no table: `unknown("algo", "iqll", ALGORITHMS)`."""
-    names = sorted(valid)
-    hint = did_you_mean(value, names)
+def unknown(key: str, value: str, valid: Iterable[str], synonyms: Mapping[str, str] | None = None) -> UserError:
+    """The error for a name that stands in no table: `unknown("algo", "iqll", ALGORITHMS)`.
+
+    synonyms: names of what is a valid one with options, such as {"sac_n": "edac algo.diversity=0"}.
+    """
+    names, synonyms = sorted(valid), synonyms or {}
+    if value in synonyms:
+        name, _, options = synonyms[value].partition(" ")
+        return UserError(f"{key}={value} is {key}={name} with {options}.")
+    hint = did_you_mean(value, [*names, *synonyms])
     return UserError(f"{key}={value} is unknown; valid are {', '.join(names)}.{hint}")

@@ -27,10 +27,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 from torch.special import entr
 
 from fenchel.errors import UserError, unknown
+from fenchel.theory.numerics import softplus
 
 Function = Callable[[Tensor], Tensor]
 
@@ -90,6 +90,10 @@ class Divergence:
     def ratio(self, y: Tensor) -> Tensor:
         """w*(y) = argmax over w >= 0 of w y - f(w) = max(0, (f')^{-1}(y)); +inf where f*(y) is infinite."""
         return torch.where(self._finite(y), self._ratio(y.clamp(max=self._cap(y))), math.inf)
+
+    def saturated(self, y: Tensor) -> Tensor:
+        """Whether w* is beyond W there, so that conjugates go on as tangents."""
+        return y > self._steepest(_largest(y))
 
     def between(self, p: Tensor, q: Tensor) -> Tensor:
         """D_f(p || q) over the last axis, for measures p, q >= 0; where q = 0 an atom counts p f'(inf)."""

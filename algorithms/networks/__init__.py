@@ -1,6 +1,7 @@
 """Networks of R replicas at once: every parameter and every batch has a leading axis R."""
 
-from fenchel.algorithms.networks.adam import Adam
+from fenchel.algorithms.networks.adam import Adam, Schedule
+from fenchel.algorithms.networks.bins import Bins, critic_bins
 from fenchel.algorithms.networks.heads import (
     Categorical,
     Critic,
@@ -15,13 +16,16 @@ from fenchel.algorithms.networks.network import MLP, Network, Vector
 __all__ = [
     "MLP",
     "Adam",
+    "Bins",
     "Categorical",
     "Critic",
     "Deterministic",
     "Gaussian",
     "Greedy",
     "Network",
+    "Schedule",
     "Value",
     "Vector",
+    "critic_bins",
     "stochastic_policy",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,16 +20,42 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 FUSED = ("cpu", "cuda")  # devices whose torch has `_fused_adam_` since 2.8
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """Which share of its full size a step has, of the number of updates before it: 1 at 0, and 0 from `steps` on.
+
+    A number on the optimiser's own device, so that a captured graph goes on to fall. (cosine: half a period, as
+    Loshchilov and Hutter 2017 without restarts.)
+    """
+
+    kind: Literal["linear", "cosine"]
+    steps: int
+
+    def __call__(self, before: Tensor) -> Tensor:
+        done = (before / self.steps).clamp(max=1)
+        return 1 - done if self.kind == "linear" else (1 + torch.cos(math.pi * done)) / 2
+
+
 class Adam:
     """Minimises per-replica losses (R,). (Kingma and Ba 2015, algorithm 1, as torch.optim.Adam.)
 
     lr: a float, or one per replica. Replicas with one step size share a kernel that takes it as a number, so that a
     swept replica has the single run's bits.
     clip: largest norm of one replica's gradient over all `networks` together.
+    every: updates of the learner per update of these networks (a delayed actor's), by which a `schedule` is told.
+    betas: decay of the gradient's two moments; a game wants less of the first, whose momentum turns it in circles.
     """
 
-    def __init__(self, *networks: Network, lr: float | Sequence[float], clip: float | None = None):
-        self.networks, self.clip = networks, clip
+    def __init__(
+        self,
+        *networks: Network,
+        lr: float | Sequence[float],
+        clip: float | None = None,
+        every: int = 1,
+        betas: tuple[float, float] = (BETA1, BETA2),
+    ):
+        self.networks, self.clip, self.every, self.betas = networks, clip, every, betas
+        self.schedule: Schedule | None = None
         self.replicas = networks[0].replicas
         self.moments = [(torch.zeros_like(net.flat), torch.zeros_like(net.flat)) for net in networks]
         self.count = torch.zeros((), device=networks[0].flat.device)
@@ -60,8 +88,10 @@ class Adam:
         self.count += 1
         update = _fused if self.count.device.type in FUSED else _plain
         with torch.no_grad():
+            share = self.schedule((self.count - 1) * self.every) if self.schedule else None
             for lr, params, grads, means, squares in self.groups:
-                update(params, grads, means, squares, self.count, lr)
+                size = lr if share is None else lr * share
+                update(params, grads, means, squares, self.count, size, *self.betas)
 
     def _clip(self, bound: float) -> None:
         norms = [torch.linalg.vector_norm(grad, dim=1, keepdim=True) for grad in self.grads]
@@ -77,18 +107,25 @@ class Adam:
         return {"count": self.count, **moments}
 
 
-def _fused(params: list, grads: list, means: list, squares: list, count: Tensor, lr: float) -> None:
+Size = float | Tensor
+
+
+def _fused(
+    params: list, grads: list, means: list, squares: list, count: Tensor, lr: Size, beta1: float, beta2: float
+) -> None:
     torch._fused_adam_(
         params, grads, means, squares, [], [count] * len(params),
-        lr=lr, beta1=BETA1, beta2=BETA2, weight_decay=0.0, eps=EPS, amsgrad=False, maximize=False,
+        lr=lr, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=EPS, amsgrad=False, maximize=False,
     )  # fmt: skip
 
 
-def _plain(params: list, grads: list, means: list, squares: list, count: Tensor, lr: float) -> None:
+def _plain(
+    params: list, grads: list, means: list, squares: list, count: Tensor, lr: Size, beta1: float, beta2: float
+) -> None:
     time = count.to(params[0].dtype)  # expm1: 1 - beta^t without cancellation
-    correction1, correction2 = (-torch.expm1(time * math.log(beta)) for beta in (BETA1, BETA2))
+    correction1, correction2 = (-torch.expm1(time * math.log(beta)) if beta else 1.0 for beta in (beta1, beta2))
     for param, grad, m, v in zip(params, grads, means, squares, strict=True):
-        m.lerp_(grad, 1 - BETA1)
-        v.mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
+        m.lerp_(grad, 1 - beta1)
+        v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         denominator = (v / correction2).sqrt_().add_(EPS)
-        param.addcdiv_(m / correction1, denominator, value=-lr)
+        param.sub_(lr * (m / correction1 / denominator))

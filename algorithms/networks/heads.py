@@ -13,8 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fenchel.algorithms.networks.bins import Bins
 from fenchel.algorithms.networks.network import MLP
 from fenchel.envs.spec import Discrete, Spec
+from fenchel.theory.objectives import value
 from fenchel.theory.rng import Streams
 
 Batch = dict[str, Tensor]
@@ -31,35 +33,59 @@ class Value(MLP):
 
 
 class Critic(MLP):
-    """Q(s, a) of an ensemble of E, (R, E, B). Box: actions are inputs. Discrete: one output per action."""
+    """Q(s, a) of an ensemble of E, (R, E, B). Box: actions are inputs. Discrete: one output per action.
 
-    def __init__(self, rng: Streams, name: str, spec: Spec, hidden: Sequence[int], members: int = 2, **options: Any):
-        self.spec = spec
+    With `bins` it predicts a law per value, whose logits are `raw` (R, E, B, bins); without, `raw` is Q itself.
+    """
+
+    def __init__(
+        self, rng: Streams, name: str, spec: Spec, hidden: Sequence[int], members: int = 2, bins: Bins | None = None,
+        **options: Any,
+    ):  # fmt: skip
+        self.spec, self.bins = spec, bins
         action = spec.action
         inputs, outputs = (spec.obs_dim, action.n) if isinstance(action, Discrete) else (spec.obs_dim + action.dim, 1)
+        outputs *= bins.count if bins else 1
         super().__init__(rng, name, inputs, outputs, hidden, members=members, **options)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Of the batch's own actions."""
-        if self.spec.discrete:
-            return self.pick(self.table(batch["obs"]), batch["action"])
-        return super().__call__(batch["obs_action"]).squeeze(-1)
+        return self.decode(self.raw(batch))
 
     def of(self, obs: Tensor, action: Tensor) -> Tensor:
         """Of other actions: (R, B, dim) in [-1, 1], or (R, B) int64."""
         if self.spec.discrete:
             return self.pick(self.table(obs), action)
-        return super().__call__(torch.cat([obs, action], dim=-1)).squeeze(-1)
+        return self.decode(self.raw_table(torch.cat([obs, action], dim=-1)).squeeze(3))
 
     def table(self, obs: Tensor) -> Tensor:
         """(R, E, B, n): the values of all n actions; Discrete only."""
-        return super().__call__(obs)
+        return self.decode(self.raw_table(obs))
+
+    def raw(self, batch: Batch) -> Tensor:
+        """Of the batch's own actions, before `decode`."""
+        if self.spec.discrete:
+            return self.pick(self.raw_table(batch["obs"]), batch["action"])
+        return self.raw_table(batch["obs_action"]).squeeze(3)
+
+    def raw_table(self, inputs: Tensor) -> Tensor:
+        """(R, E, B, n[, bins]), n = 1 for a Box."""
+        out = super().__call__(inputs)
+        return out.unflatten(-1, (-1, self.bins.count)) if self.bins else out
+
+    def decode(self, raw: Tensor) -> Tensor:
+        """Values of what the network puts out."""
+        return self.bins.mean(raw) if self.bins else raw
+
+    def error(self, raw: Tensor, backup_target: Tensor) -> Tensor:
+        """(R, E, B): the squared error against a backup (R, 1, B), or the cross-entropy with its law over the bins."""
+        return self.bins.error(raw, backup_target) if self.bins else value.td(raw, backup_target)
 
     @staticmethod
     def pick(table: Tensor, action: Tensor) -> Tensor:
-        """(R, E, B, n) at action (R, B) int64 -> (R, E, B)."""
-        index = action[:, None, :, None].expand(*table.shape[:-1], 1)
-        return table.gather(-1, index).squeeze(-1)
+        """(R, E, B, n[, bins]) at action (R, B) int64 -> (R, E, B[, bins])."""
+        index = action[:, None, :, None].unflatten(3, (1,) * (table.ndim - 3))
+        return table.gather(3, index.expand(*table.shape[:3], 1, *table.shape[4:])).squeeze(3)
 
 
 class Deterministic(MLP):
@@ -97,8 +123,8 @@ class Gaussian(MLP):
     ):
         dim, shared = spec.action.dim, std == "shared"
         outputs, extra = (dim, [(1, dim)]) if shared else (2 * dim, [])
+        self.squash, self.shared, self.log_std_range = squash, shared, log_std_range  # before `frozen` copies them
         super().__init__(rng, name, spec.obs_dim, outputs, hidden, extra=extra, **options)
-        self.squash, self.shared, self.log_std_range = squash, shared, log_std_range
 
     def parameters(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (R, B, dim) and log-std, before a squashed sample's tanh."""
@@ -127,7 +153,7 @@ class Gaussian(MLP):
         """(R, B). A squashed policy keeps actions 1e-6 away from the faces, where its density is infinite."""
         mean, log_std = self.parameters(obs)
         squashed = self.squash == "sample"
-        raw = torch.atanh(action.clamp(-1 + 1e-6, 1 - 1e-6)) if squashed else action
+        raw = _atanh(action.clamp(-1 + 1e-6, 1 - 1e-6)) if squashed else action
         log_prob = _normal_log_prob((raw - mean) / log_std.exp(), log_std)
         return log_prob - _log_det_tanh(raw) if squashed else log_prob
 
@@ -189,6 +215,11 @@ def stochastic_policy(rng: Streams, name: str, spec: Spec, hidden: Sequence[int]
 def _normal_log_prob(z: Tensor, log_std: Tensor) -> Tensor:
     """log density of mean + std z, summed over the last axis."""
     return -(0.5 * z.square() + (log_std + 0.5 * math.log(2 * math.pi))).sum(-1)
+
+
+def _atanh(x: Tensor) -> Tensor:
+    """From log1p, whose kernel treats every element alike, as torch.atanh does not."""
+    return 0.5 * (torch.log1p(x) - torch.log1p(-x))
 
 
 def _log_det_tanh(raw: Tensor) -> Tensor:

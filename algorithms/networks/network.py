@@ -88,7 +88,8 @@ class Vector(Network):
 
 
 class MLP(Network):
-    """(R, B, inputs) -> (R, B, outputs), or (R, E, B, outputs) with `members` = E.
+    """(R, B, inputs) -> (R, B, outputs), or (R, E, B, outputs) with `members` = E, each of which may have inputs of its
+    own (R, E, B, inputs).
 
     init: "uniform" is torch's own nn.Linear, within 1 / sqrt(fan-in); "orthogonal" has gain sqrt 2 and zero biases, and
     `last_gain` in the last layer. extra: further weights (R * E, *shape), zero at first, for heads.
@@ -143,7 +144,8 @@ class MLP(Network):
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.ensemble:
-            x = x.unsqueeze(1).expand(-1, self.members, -1, -1).reshape(-1, *x.shape[1:])
+            x = x.unsqueeze(1).expand(-1, self.members, -1, -1) if x.ndim == 3 else x
+            x = x.reshape(-1, *x.shape[2:])
         weights = iter(self.weights)
         for layer in range(self.depth + 1):
             x = affine(x, next(weights), next(weights))

@@ -67,6 +67,7 @@ class ODICE(Learner):
     DEMO = "pointmaze-umaze"
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
+        "hopper-*": {"temperature": 3.0},
         "*antmaze*": {"lr": 1e-4},
         "*pointmaze*": {"temperature": 0.1, "lr": 1e-3, "tau": 0.01},
     }
@@ -115,7 +116,7 @@ class ODICE(Learner):
             self.value_optimiser.apply()
         else:
             self.value_optimiser.step(loss)
-        return loss.detach(), residual.detach().mean(1)
+        return dual.report_overflow(loss.detach(), residual, self.divergence), residual.detach().mean(1)
 
     def gradient(self, loss: Tensor) -> Tensor:
         """(R, parameters): the value's gradient of one loss (R,), a copy of what then lies in its buffer."""

@@ -63,6 +63,7 @@ class ReBRAC(Learner):
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
         "hopper-medium": {"policy_penalty": 0.01, "critic_penalty": 0.001},
+        "hopper-medium-*": {"policy_penalty": 0.1, "critic_penalty": 0.01},
         "*antmaze*": {
             "policy_penalty": 0.003, "critic_penalty": 0.0, "gamma": 0.999, "batch_size": 256, "lr": 5e-5,
             "policy_lr": 3e-4,
@@ -78,7 +79,7 @@ class ReBRAC(Learner):
             self.rng, "critic", self.spec, config.hidden, layer_norm=config.layer_norm, dtype=self.dtype
         )
         self.policy_target, self.critic_target = self.policy.target(), self.critic.target()
-        self.policy_optimiser = Adam(self.policy, lr=config.policy_lr, clip=config.clip_grad)
+        self.policy_optimiser = Adam(self.policy, lr=config.policy_lr, clip=config.clip_grad, every=config.delay)
         self.critic_optimiser = Adam(self.critic, lr=config.lr, clip=config.clip_grad)
 
     def select(self, data: OfflineDataset) -> Tensor:

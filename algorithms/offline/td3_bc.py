@@ -50,7 +50,9 @@ class TD3BC(Learner):
         self.policy = Deterministic(self.rng, "policy", self.spec, self.config.hidden, **options)
         self.critic = Critic(self.rng, "critic", self.spec, self.config.hidden, **options)
         self.policy_target, self.critic_target = self.policy.target(), self.critic.target()
-        self.policy_optimiser = Adam(self.policy, lr=self.config.lr, clip=self.config.clip_grad)
+        self.policy_optimiser = Adam(
+            self.policy, lr=self.config.lr, clip=self.config.clip_grad, every=self.config.delay
+        )
         self.critic_optimiser = Adam(self.critic, lr=self.config.lr, clip=self.config.clip_grad)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:

@@ -3,6 +3,8 @@
 A key is `kind=name`. `keys` are those that exist: rows of ALGORITHMS and RECIPES whose name was proposed or whose
 PAPER is this one, and CLAIMS whose `paper` is this one.
 
+A proposed learner that is another one with options (SYNONYMS) counts as that one.
+
 works    a paper with a method: every proposed method exists and one has a current record in reproduce.json;
          a paper of theory: it has a claim, which the tests check
 partial  some of that; `missing` says what is not there
@@ -68,6 +70,13 @@ def claims() -> dict[str, int]:
     return {f"claim={name}": resolve(path).paper for name, path in tables().items()}
 
 
+def real(key: str) -> str:
+    """`algo=xql` -> `algo=f_dvl`: the learner that a synonym stands for; any other key as it is."""
+    kind, _, name = key.partition("=")
+    line = source.synonyms().get(name) if kind == "algo" else None
+    return f"algo={line.split()[0]}" if line else key
+
+
 def source_hash(key: str) -> str | None:
     """Of the file of `algo=key` and the modules of fenchel.theory that it imports; None when there is no such row."""
     kind, _, name = key.partition("=")
@@ -99,10 +108,10 @@ def refreshed(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _refresh(row: dict[str, Any], known: dict[str, int | None], stated: dict[str, int], shown: set[str]) -> dict:
     number, proposed = row["id"], row.get("proposed", [])
-    found = [k for k, paper in known.items() if paper == number or k in proposed]
+    found = [k for k, paper in known.items() if paper == number or k in map(real, proposed)]
     mine = [k for k, paper in stated.items() if paper == number]
     wanted = [k for k in proposed if k.split("=")[0] in METHODS]
-    missing = [k for k in wanted if k not in known]
+    missing = [k for k in wanted if real(k) not in known]
     if found and not shown & set(found):
         missing.append("a current record of its demonstration")
     if not mine and not wanted:

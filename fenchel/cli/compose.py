@@ -33,7 +33,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fenchel.cli import source
-from fenchel.errors import UserError, did_you_mean, unknown
+from fenchel.errors import UserError, did_you_mean
 
 ROOT_CONFIG = {
     "defaults": [
@@ -65,10 +65,10 @@ class Table(ConfigSource):
         return config_path in ("", "algo")
 
     def is_config(self, config_path: str) -> bool:
-        return config_path == "run" or config_path.removeprefix("algo/") in source.algorithms()
+        return config_path == "run" or config_path.removeprefix("algo/") in source.algorithms() | source.recipes()
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        found = {"": ["run"], "algo": sorted(source.algorithms())}.get(config_path, [])
+        found = {"": ["run"], "algo": sorted(source.algorithms() | source.recipes())}.get(config_path, [])
         return [] if results_filter == ObjectType.GROUP else found
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -77,6 +77,8 @@ class Table(ConfigSource):
         elif config_path.removeprefix("algo/") in source.algorithms():
             key = config_path.removeprefix("algo/")
             values = {"_key_": key} | defaults(learner_class(key).Config)
+        elif config_path.removeprefix("algo/") in source.recipes():  # whose options depend on its parts
+            values = {"_key_": config_path.removeprefix("algo/")}
         else:
             raise ConfigLoadError(f"{config_path} is not a config")
         package = "algo" if config_path.startswith("algo/") else "_global_"
@@ -89,7 +91,10 @@ class FenchelSearchPath(SearchPathPlugin):
         search_path.append("fenchel", "fenchel://")
 
 
-def learner_class(key: str) -> Any:
+def learner_class(key: str, env: str = "") -> Any:
+    """The class of a learner, or of the recipe where the task is one of tokens."""
+    if source.tokens(env):
+        return import_module("fenchel.llm.training").get_learner(key)
     return import_module("fenchel.algorithms").get_algorithm(key)
 
 
@@ -103,14 +108,16 @@ def read(words: Sequence[str], root_keys: Iterable[str], sweep: bool = False) ->
     """Command-line words -> overrides for Hydra; raises UserError naming the word that is wrong."""
     parser = OverridesParser.create()
     overrides = []
-    for word in words:
-        parsed = _parse(parser, word)
+    every = [(word, _parse(parser, word)) for word in words]
+    envs = [name for _, parsed in every if parsed.key_or_group == "env" for name in _choices(parsed)]
+    for word, parsed in every:
         key = parsed.key_or_group
         _check_key(word, key, root_keys, sweep)
         if parsed.is_sweep_override() and not sweep:
             raise UserError(f"{word} names several values of {key}; add -m to run one job per value.")
         if key == "algo":
-            _check_algo(parsed)
+            for name in _choices(parsed):
+                source.check_method(name, envs or [""])
         own = key != "algo" and not key.startswith("hydra")
         overrides.append(f"++{word.lstrip('+')}" if own else word.lstrip("+"))
     return overrides
@@ -150,16 +157,12 @@ def _check_key(word: str, key: str, root_keys: Iterable[str], sweep: bool) -> No
         raise UserError(f"{key} has too many parts; write {head}.<option>=value.")
 
 
-def _check_algo(parsed: Override) -> None:
-    """Known names only, also in a list of choices, so that a sweep does not start with a misspelt one."""
+def _choices(parsed: Override) -> list[str]:
+    """The values that a word names, several in a sweep, so that it does not start with a misspelt one."""
     value = parsed.value()
     if parsed.is_sweep_override():
-        names = [str(name) for name in value.list] if isinstance(value, ChoiceSweep) else []
-    else:
-        names = [value if isinstance(value, str) else (parsed.input_line or "").partition("=")[2]]
-    for name in names:
-        if name not in source.algorithms():
-            raise unknown("algo", name, source.algorithms())
+        return [str(name) for name in value.list] if isinstance(value, ChoiceSweep) else []
+    return [value if isinstance(value, str) else (parsed.input_line or "").partition("=")[2]]
 
 
 def _register() -> None:

@@ -7,9 +7,10 @@ import json
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fenchel.cli import typed
+from fenchel.cli import source, typed
 from fenchel.cli.exact import annotate
 from fenchel.cli.folder import CURVE, METRICS, RunFolder, write_summary
 from fenchel.cli.plan import Plan
-from fenchel.cli.progress import Bar, check_sink, sinks
+from fenchel.cli.progress import SCORES, Bar, check_sink, sinks
 from fenchel.cli.statistics import interval
 from fenchel.errors import UserError
 
@@ -39,10 +40,14 @@ def prepare(plan: Plan) -> Prepared:
 
     check_sink(plan.log)
     task = make_task(plan.env, plan.task)
-    if task.make_vec is None and (plan.train.eval_episodes or plan.train.final_episodes):
+    tokens = source.tokens(plan.env)
+    if task.make_vec is None and not tokens and (plan.train.eval_episodes or plan.train.final_episodes):
         raise UserError(f"env={plan.env} has no environment to evaluate in; add eval_episodes=0 final_episodes=0.")
     with one_sentence(f"algo={plan.algo} cannot be built"):
-        learner = learner_class(plan.algo)(task.spec, plan.config, seeds=plan.seeds, device=plan.device)
+        learner = learner_class(plan.algo, plan.env)(task.spec, plan.config, seeds=plan.seeds, device=plan.device)
+        learner.bind(task)
+    if tokens:
+        return Prepared(task, learner, learner.data_hash)
     if learner.ONLINE:
         if task.make_vec is None:
             raise UserError(f"env={plan.env} is data without an environment, but algo={plan.algo} learns by acting.")
@@ -59,13 +64,13 @@ def prepare(plan: Plan) -> Prepared:
 
 
 def make_task(env: str, options: dict[str, Any]) -> Any:
-    """`envs.make`, every option having the type of its default."""
-    from fenchel import envs
-
+    """`envs.make` or `llm.tasks.make`, every option having the type that is declared, or that of its default."""
+    tasks = import_module("fenchel.llm.tasks" if source.tokens(env) else "fenchel.envs")
     with one_sentence(f"env={env} cannot be made"):
-        defaults = envs.options(env)
+        defaults = tasks.options(env)
         hints = {k: Any if v in (None, inspect.Parameter.empty) else type(v) for k, v in defaults.items()}
-        return envs.make(env, **{k: typed.check(f"task.{k}", v, hints.get(k, Any)) for k, v in options.items()})
+        hints |= tasks.hints(env) if source.tokens(env) else {}
+        return tasks.make(env, **{k: typed.check(f"task.{k}", v, hints.get(k, Any)) for k, v in options.items()})
 
 
 @contextmanager
@@ -129,7 +134,8 @@ def _train(plan: Plan, prepared: Prepared, folder: RunFolder, quiet: bool) -> di
         write_summary(path, plan, prepared.data_hash, result)
         message = f"Stopped at step {result['steps']}; repeat the line with resume=true to go on in {path}."
         return {"code": 130, "message": message, "folder": str(path)}
-    exact = annotate(prepared.task.mdp, prepared.learner, result["final"])
+    data = prepared.task.dataset() if prepared.task.dataset and not prepared.learner.ONLINE else None
+    exact = annotate(prepared.task.mdp, prepared.learner, result["final"], data)
     summary = write_summary(path, plan, prepared.data_hash, result, **exact)
     show(console, plan, summary, path)
     return {"code": 0, "message": "", "folder": str(path)}
@@ -137,19 +143,16 @@ def _train(plan: Plan, prepared: Prepared, folder: RunFolder, quiet: bool) -> di
 
 def show(console: Console, plan: Plan, summary: dict[str, Any], path: Path) -> None:
     """The summary table and where the files are."""
-    name, final = score_name(summary["final"]), summary["final"]
-    label = "score" if name == "normalized_score" else "return"
-    table = Table(title=f"{plan.algo} on {plan.env}, {plan.train.steps} steps", title_justify="left")
-    swept, exact = list(plan.swept[0]), any("gap" in row for row in final)
-    for column in (*swept, "seeds", f"last {label}", "95% interval", f"best {label}", *(["gap"] if exact else [])):
+    final, swept = summary["final"], list(plan.swept[0])
+    evaluator = any("estimate" in row for row in final)
+    name = "estimate" if evaluator else score_name(final)
+    title = f"{plan.algo} on {plan.env}, {plan.train.steps} steps"
+    table = Table(title=title, title_justify="left")
+    columns, cells = estimate_cells(final) if evaluator else score_cells(final, name)
+    for column in (*swept, "seeds", *columns):
         table.add_column(column, justify="right")
     for values, rows in groups(final, swept).items():
-        last, best = (finite_values(row.get(k) for row in rows) for k in (name, f"best_{name}"))
-        low, high = interval([last]) if len(last) else (np.nan, np.nan)
-        cells = [f"{np.mean(x):.1f}" if len(x) else "-" for x in (last, best)]
-        cells.insert(1, f"{low:.1f} to {high:.1f}" if np.isfinite(low) else "-")
-        gaps = [f"{np.mean([sum(row['gap']) / 2 for row in rows if 'gap' in row]):.3g}"] if exact else []
-        table.add_row(*map(str, values), str(len(rows)), *cells, *gaps)
+        table.add_row(*map(str, values), str(len(rows)), *cells(rows))
     console.print(table)
     seconds, rate = summary["wall_seconds"], summary["updates_per_second"]
     acted = f"; {summary['env_steps']:,} environment steps of each" if "env_steps" in summary else ""
@@ -158,6 +161,48 @@ def show(console: Console, plan: Plan, summary: dict[str, Any], path: Path) -> N
     figure = plot_run(path, plan, name)
     if figure:
         console.print(f"plot: {figure}", soft_wrap=True)
+
+
+Rows = list[dict[str, Any]]
+
+
+def score_cells(final: Rows, name: str) -> tuple[list[str], Callable[[Rows], list[str]]]:
+    """Columns, and their cells for rows that differ only in their seed."""
+    label, form = SCORES[name]
+    k = next((row["k"] for row in final if row.get("pass_at_k") is not None), None)
+    more = {f"pass@{k}": ("pass_at_k", ".3f"), "entropy": ("entropy", ".3g"), "KL": ("kl", ".3g")} if k else {}
+    exact = any("gap" in row for row in final)
+
+    def cells(rows: Rows) -> list[str]:
+        last, best = (finite_values(row.get(k) for row in rows) for k in (name, f"best_{name}"))
+        low, high = interval([last]) if len(last) else (np.nan, np.nan)
+        found = [format(np.mean(x), form) if len(x) else "-" for x in (last, best)]
+        found.insert(1, f"{low:{form}} to {high:{form}}" if np.isfinite(low) else "-")
+        for key, wanted in more.values():
+            values = finite_values(row.get(key) for row in rows)
+            found.append(format(np.mean(values), wanted) if len(values) else "-")
+        return found + ([f"{np.mean([sum(row['gap']) / 2 for row in rows if 'gap' in row]):.3g}"] if exact else [])
+
+    return [f"last {label}", "95% interval", f"best {label}", *more, *(["gap"] if exact else [])], cells
+
+
+def estimate_cells(final: Rows) -> tuple[list[str], Callable[[Rows], list[str]]]:
+    """Of an evaluator: means over seeds of the normalised estimate, of its interval's ends, and of what is exact."""
+    exact = any(row.get("exact") is not None for row in final)
+
+    def mean(values: Iterable[Any]) -> str:
+        found = finite_values(values)
+        return f"{np.mean(found):.4g}" if len(found) else "-"
+
+    def cells(rows: Rows) -> list[str]:
+        low, high = (mean((row.get("interval") or [None, None])[end] for row in rows) for end in (0, 1))
+        found = [mean(row.get("estimate") for row in rows), f"{low} to {high}"]
+        if exact:
+            found += [mean(row.get("exact") for row in rows), mean(abs(scalar(row.get("error"))) for row in rows)]
+        return [*found, mean(row.get("value") for row in rows)]
+
+    more = ["exact", "|error|"] if exact else []
+    return ["(1 - gamma) V", "95% interval", *more, "V"], cells
 
 
 def scalar(value: Any) -> float:
@@ -171,9 +216,8 @@ def finite_values(values: Iterable[Any]) -> np.ndarray:
 
 
 def score_name(final: list[dict[str, Any]]) -> str:
-    """The normalised score where the task has references, else the return."""
-    known = any(row.get("normalized_score") is not None for row in final)
-    return "normalized_score" if known else "return_mean"
+    """pass@1 of token policies, the normalised score where the task has references, else the return."""
+    return next((name for name in SCORES if any(row.get(name) is not None for row in final)), "return_mean")
 
 
 def groups(final: list[dict[str, Any]], swept: list[str]) -> dict[tuple, list[dict[str, Any]]]:

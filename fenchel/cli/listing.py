@@ -16,7 +16,9 @@ def listed(name: str) -> str:
     """The text of `--list NAME`."""
     if name not in LISTS:
         raise unknown("--list", name, LISTS)
-    return {"envs": envs, "algos": algos, "recipes": recipes, "papers": papers}[name]()
+    from fenchel.cli import recipes
+
+    return {"envs": envs, "algos": algos, "recipes": recipes.listed, "papers": papers}[name]()
 
 
 def columns(rows: list[tuple[str, ...]]) -> str:
@@ -28,6 +30,7 @@ def envs() -> str:
     data = set(source.keys("envs", "DATASETS"))
     names = list(dict.fromkeys([*source.keys("envs", "ENVS"), *source.keys("envs", "DATASETS")]))
     rows = [(name, "data" if name in data else "") for name in names]
+    rows += [(f"llm/{name}", "tokens") for name in source.keys("llm.tasks", "TASKS")]
     foreign = "also gym:ID, minari:ID, d4rl:FILE, mo:ID, ogbench:ID and my_pkg.my_env:make"
     return f"{columns(rows)}\n{foreign}".strip()
 
@@ -37,11 +40,8 @@ def algos() -> str:
     for key in source.algorithms():
         about = source.describe(key).attributes
         rows.append((key, str(about.get("FAMILY") or ""), str(about.get("TITLE") or "")))
+    rows += [(name, "synonym", f"algo={line}") for name, line in source.synonyms().items()]
     return columns(rows)
-
-
-def recipes() -> str:
-    return "\n".join(source.table("llm", "RECIPES")) or "no recipes yet"
 
 
 def catalogue() -> Path:
@@ -55,9 +55,18 @@ def papers() -> str:
     return columns([(str(row["id"]), row["status"], " ".join(row.get("keys", [])), row["title"]) for row in rows])
 
 
-def explained(key: str) -> str:
-    """The text of `--explain algo=KEY`: what it is, which spaces it takes, every option."""
-    about = source.describe(key.removeprefix("algo="))
+def explained(key: str, env: str = "") -> str:
+    """The text of `--explain algo=KEY`: what it is, which spaces it takes, every option.
+
+    env: as on the line, if at all. A name that learners and recipes share is a recipe's where env is one of tokens.
+    """
+    key = key.removeprefix("algo=")
+    if key in source.recipes() and (source.tokens(env) or key not in source.algorithms()):
+        from fenchel.cli import recipes
+
+        return recipes.explained(key, env)
+    source.check_method(key, [env])
+    about = source.describe(key)
     attributes = about.attributes
     lines = [f"algo={about.key}: {attributes.get('TITLE') or ''}".rstrip(": "), "", about.doc, ""]
     if attributes.get("PAPER"):

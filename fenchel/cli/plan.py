@@ -17,6 +17,7 @@ from fenchel.cli import source, typed
 from fenchel.errors import UserError, unknown
 
 DEMO = {"steps": 20_000, "hidden": [64, 64]}  # about a minute on two cores
+RECIPE = "dr_grpo"  # of a token task, where the line names none
 MAX_REPLICAS = 4096
 
 
@@ -25,7 +26,7 @@ class Job:
     """The keys of a line that are the command line's own; those of the training loop stand in TrainConfig."""
 
     env: str = "pointmaze-umaze"
-    """task: a native id, gym:ID, minari:ID, d4rl:FILE, or my_pkg.my_env:make from your own code"""
+    """task: a native id, llm/TASK, gym:ID, minari:ID, d4rl:FILE, or my_pkg.my_env:make from your own code"""
     seed: int | str | list[int] = "0:4"
     """0, 0:4 or [0,1,2]: one replica per seed, all trained at once"""
     preset: str | None = None
@@ -98,7 +99,10 @@ def make_plan(values: Mapping[str, Any], words: Sequence[str]) -> Plan:
     algo = options["_key_"]
     job = typed.build(Job, {k: v for k, v in values.items() if k in {f.name for f in fields(Job)}})
     rest = {k: v for k, v in values.items() if not hasattr(job, k)}
-    cls = learner_class(algo)
+    if source.tokens(job.env) and "algo" not in given:
+        algo = RECIPE
+    source.check_method(algo, [job.env])
+    cls = learner_class(algo, job.env)
     mine = {key.removeprefix("algo.") for key in given if key.startswith("algo.")}
     options = {k: v for k, v in options.items() if k in mine}
     if not {"env", "algo"} & given:
@@ -108,6 +112,9 @@ def make_plan(values: Mapping[str, Any], words: Sequence[str]) -> Plan:
     loop = {f.name: row.pop(f.name) for f in fields(TrainConfig) if f.name in row}
     config = typed.build(cls.Config, row | options, "algo.")
     config, seeds, swept = replicas(config, read_seeds(job.seed))
+    train = typed.build(TrainConfig, loop | rest)
+    if config.lr_schedule != "constant" and config.lr_steps is None:
+        config = replace(config, lr_steps=train.steps or None)
     return Plan(
         env=job.env,
         task=task,
@@ -115,7 +122,7 @@ def make_plan(values: Mapping[str, Any], words: Sequence[str]) -> Plan:
         config=config,
         seeds=seeds,
         swept=swept,
-        train=typed.build(TrainConfig, loop | rest),
+        train=train,
         device=read_device(job.device),
         out=Path(job.out).expanduser() if job.out else None,
         resume=job.resume,

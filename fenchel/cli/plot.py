@@ -41,7 +41,8 @@ def write(figure, path: Path) -> Path:
 def dress(axes, title: str, metric: str, legend: bool) -> None:
     from matplotlib.ticker import EngFormatter
 
-    label = {"normalized_score": "normalised score", "return_mean": "return"}.get(metric, metric)
+    names = {"normalized_score": "normalised score", "return_mean": "return", "estimate": "(1 - gamma) V"}
+    label = (names | {"pass_at_1": "pass@1"}).get(metric, metric)
     axes.set(title=title, xlabel="updates", ylabel=label)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.spines[["top", "right"]].set_visible(False)

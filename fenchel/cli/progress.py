@@ -12,6 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fenchel.errors import UserError
 
+# the score of an evaluation, the first of these that it has: its name in tables, and its format
+SCORES = {"pass_at_1": ("pass@1", ".3f"), "normalized_score": ("score", ".1f"), "return_mean": ("return", ".1f")}
+
 
 class Listener(Protocol):
     def __call__(self, kind: str, record: Mapping[str, Any]) -> None: ...
@@ -47,8 +50,8 @@ class Bar:
             if "env_steps" in record:
                 self.text["rate"] += f" at environment step {record['env_steps']:,}"
         if kind == "eval":
-            label, name = ("score", "normalized_score") if "normalized_score" in record else ("return", "return_mean")
-            self.text["score"] = f"{label} {brief(record[name], '.1f')}"
+            found = (f"{label} {brief(record[name], form)}" for name, (label, form) in SCORES.items() if name in record)
+            self.text["score"] = next(found, "")
         if "step" in record:
             text = "  ".join(part for part in self.text.values() if part)
             self.bar.update(self.task, completed=record["step"], text=text)

@@ -107,9 +107,14 @@ def markdown(table: list[dict[str, Any]]) -> str:
         ]
         for row in table
     ]
+    return ruled(head, lines)
+
+
+def ruled(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A markdown table whose columns are aligned."""
     widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
-    ruled = [head, ["-" * width for width in widths], *lines]
-    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in ruled)
+    every = [head, ["-" * width for width in widths], *lines]
+    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in every)
 
 
 def write_csv(path: Path, table: list[dict[str, Any]]) -> None:
@@ -128,6 +133,12 @@ def write_csv(path: Path, table: list[dict[str, Any]]) -> None:
 NOTES = "<!-- notes by hand: kept when the page is written again -->"
 
 
+def notes_of(path: Path) -> str:
+    """What was written by hand below the page's mark, and the mark itself."""
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    return before[before.index(NOTES) :] if NOTES in before else f"{NOTES}\n"
+
+
 def page(path: Path, table: list[dict[str, Any]], groups: Sequence[Any]) -> str:
     """docs/results/<family>.md: the caption states steps, network, seeds and budget."""
     networks = sorted({f"hidden {g.options['hidden']}" for g in groups if "hidden" in g.options})
@@ -141,8 +152,6 @@ def page(path: Path, table: list[dict[str, Any]], groups: Sequence[Any]) -> str:
     lines = sorted({re.sub(r" out=\S+", "", line) for group in groups for line in group.lines})
     commands = "\n".join([*lines, f"python scripts/report.py runs/ --page {path.as_posix()}"])
     title = path.stem.replace("_", " ").capitalize()
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    notes = before[before.index(NOTES) :] if NOTES in before else f"{NOTES}\n"
     return f"""# {title}: results
 
 {caption}
@@ -157,4 +166,4 @@ Made by
 {commands}
 ```
 
-{notes}"""
+{notes_of(path)}"""

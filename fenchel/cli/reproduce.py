@@ -2,7 +2,8 @@
 
   python scripts/reproduce.py iql              one demonstration
   python scripts/reproduce.py --all            all of them
-  python scripts/reproduce.py --list           what each one expects
+  python scripts/reproduce.py study=exact      a study: docs/results/exact.md and .json
+  python scripts/reproduce.py --list           what each one expects, and the studies
 
 A record goes into docs/results/reproduce.json. "not reproduced here", with its numbers, is a result and stays.
 """
@@ -74,6 +75,7 @@ def _main(args: argparse.Namespace) -> int:
     if args.list:
         for key, what in REPRODUCTIONS.items():
             print(f"{key}: {what.expected if isinstance(what, Ordering) else what}")
+        print("\n".join(f"study={key}" for key in source.table("algorithms.studies", "STUDIES")))
         return 0
     if not (args.keys or args.all):
         raise UserError("reproduce: name a key, such as iql, or give --all.")
@@ -83,6 +85,11 @@ def _main(args: argparse.Namespace) -> int:
     keys = list(REPRODUCTIONS) if args.all else [find(key) for key in args.keys]
     console, status = Console(highlight=False), 0
     for key in keys:
+        if key.startswith("study="):
+            from fenchel.cli import studies
+
+            console.print(f"page: {studies.reproduce(key.partition('=')[2], file.parent, console)}", soft_wrap=True)
+            continue
         record = demonstrate(key)
         store(file, record)
         console.print(
@@ -93,11 +100,12 @@ def _main(args: argparse.Namespace) -> int:
 
 
 def find(word: str) -> str:
-    """`iql` -> `algo=iql`."""
-    for key in (word, f"algo={word}", f"recipe={word}"):
-        if key in REPRODUCTIONS:
+    """`iql` -> `algo=iql`, `exact` -> `study=exact`."""
+    valid = [*REPRODUCTIONS, *(f"study={key}" for key in source.table("algorithms.studies", "STUDIES"))]
+    for key in (word, f"algo={word}", f"recipe={word}", f"study={word}"):
+        if key in valid:
             return key
-    raise unknown("reproduce", word, [key.partition("=")[2] for key in REPRODUCTIONS])
+    raise unknown("reproduce", word, [key.partition("=")[2] for key in valid])
 
 
 def demonstrate(key: str) -> dict[str, Any]:

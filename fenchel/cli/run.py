@@ -21,6 +21,7 @@ Train a learner on a task.
   python scripts/run.py env=pointmaze-umaze algo=iql algo.expectile=[0.7,0.9]     one run, a replica per value and seed
   python scripts/run.py -m env=hopper-medium,pointmaze-umaze algo=bc,iql          one run per combination
   python scripts/run.py -m algo=bc,iql hydra/launcher=joblib hydra.launcher.n_jobs=2
+  python scripts/run.py env=llm/countdown algo=dr_grpo seed=0:4                   the same for token policies
 
   --list envs|algos|recipes|papers      --explain algo=iql      --cfg (print the checked configuration)      --help
 """
@@ -43,7 +44,8 @@ def _main(argv: list[str]) -> int:
         if flag in flags:
             from fenchel.cli import listing
 
-            print({"--list": listing.listed, "--explain": listing.explained}[flag](flags[flag]))
+            env = next((word.partition("=")[2] for word in words if word.startswith("env=")), "")
+            print(listing.listed(flags[flag]) if flag == "--list" else listing.explained(flags[flag], env))
             return 0
     if "" not in sys.path and "." not in sys.path:
         sys.path.append(".")  # for env=my_pkg.my_env:make; last, so that it shadows nothing

@@ -6,11 +6,12 @@ Nothing is imported, so `--list` and `--explain` answer without torch.
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from fenchel.errors import unknown
+from fenchel.errors import UserError, unknown
 
 ROOT = Path(__file__).resolve().parents[1]  # fenchel/
 
@@ -47,6 +48,38 @@ def algorithms() -> dict[str, str]:
     return table("algorithms", "ALGORITHMS")
 
 
+def recipes() -> dict[str, str]:
+    return table("llm", "RECIPES")
+
+
+def tokens(env: str) -> bool:
+    """Whether a task is one of token policies, whose methods are recipes."""
+    return env.startswith("llm/")
+
+
+def methods(env: str) -> dict[str, str]:
+    """The table in which `algo=` is looked up."""
+    return recipes() if tokens(env) else algorithms()
+
+
+def check_method(key: str, envs: Iterable[str]) -> None:
+    """Raises UserError for a key that is no method of any of these tasks."""
+    envs = list(envs)
+    if any(key in methods(env) for env in envs):
+        return
+    if key in algorithms() and all(map(tokens, envs)):
+        raise UserError(f"algo={key} is no recipe, which env={envs[0]} takes; see --list recipes.")
+    if key in recipes() and not any(map(tokens, envs)):
+        raise UserError(f"algo={key} is a recipe for token policies, which takes env=llm/<task>; see --list envs.")
+    known = {name: row for env in envs for name, row in methods(env).items()}
+    raise unknown("algo", key, known, {} if all(map(tokens, envs)) else synonyms())
+
+
+def synonyms() -> dict[str, str]:
+    """Names of methods that are a learner with options, such as {"sac_n": "edac algo.diversity=0"}."""
+    return table("algorithms", "SYNONYMS")
+
+
 @dataclass(frozen=True)
 class Option:
     """One field of a config dataclass, as written: `default` and `type` are source text."""
@@ -73,7 +106,7 @@ def describe(key: str) -> Described:
     """Raises UserError when `key` stands in no row of ALGORITHMS."""
     rows = algorithms()
     if key not in rows:
-        raise unknown("algo", key, rows)
+        raise unknown("algo", key, rows, synonyms())
     module, name = rows[key].split(":")
     path = ROOT / "algorithms" / Path(*module.split(".")).with_suffix(".py")
     tree = parse(path)
@@ -121,6 +154,10 @@ def _option(node: ast.AnnAssign, follows: ast.stmt | None) -> Option:
     if isinstance(follows, ast.Expr) and isinstance(follows.value, ast.Constant):
         doc = " ".join(str(follows.value.value).split())
     return Option(node.target.id, ast.unparse(node.annotation), default, doc, span)
+
+
+def find_class(path: Path, name: str) -> ast.ClassDef:
+    return _class(parse(path), name)
 
 
 def _class(tree: ast.Module, name: str) -> ast.ClassDef:

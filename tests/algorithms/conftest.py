@@ -74,6 +74,8 @@ def dataset(spec: Spec, rows: int = 512, extras: tuple[str, ...] = ()) -> Offlin
     last = every % LENGTH == LENGTH - 1
     terminal = last & (every // LENGTH % 4 < 2)
     more = {name: rng.uniform(name, (rows,))[0] for name in extras}
+    if "expert" in extras:  # demonstrations: half of the right episodes
+        more["expert"] = (every // LENGTH % 4 == 0).float()
     return OfflineDataset.from_arrays(
         obs, action, score(spec, obs, action), terminal, last & ~terminal, next_obs, extras=more, check=False
     )

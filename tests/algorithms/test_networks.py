@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from fenchel.algorithms.networks import MLP, Adam, Categorical, Critic, Deterministic, Gaussian, Greedy, Value, Vector
+from fenchel.algorithms.networks import (
+    MLP,
+    Adam,
+    Categorical,
+    Critic,
+    Deterministic,
+    Gaussian,
+    Greedy,
+    Schedule,
+    Value,
+    Vector,
+)
 from fenchel.algorithms.networks import adam as adam_module
 from fenchel.algorithms.networks.network import affine
 from fenchel.envs.spec import Box, Discrete, Spec
@@ -94,13 +107,15 @@ def test_frozen_sees_updates_and_target_does_not():
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("clip", [None, 0.1])
-def test_adam_is_torch_adam(fused, clip, monkeypatch):
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.99)])
+def test_adam_is_torch_adam(fused, clip, betas, monkeypatch):
     if not fused:
         monkeypatch.setattr(adam_module, "FUSED", ())
     net = Value(RNG, "v", BOX, (6,), **F64)
-    mine = Adam(net, lr=[0.01, 0.02, 0.01], clip=clip)
+    mine = Adam(net, lr=[0.01, 0.02, 0.01], clip=clip, betas=betas)
     theirs = [[w[i].clone().requires_grad_() for w in net.frozen.weights] for i in range(3)]
-    optimisers = [torch.optim.Adam(row, lr=lr) for row, lr in zip(theirs, (0.01, 0.02, 0.01), strict=True)]
+    sizes = (0.01, 0.02, 0.01)
+    optimisers = [torch.optim.Adam(row, lr=lr, betas=betas) for row, lr in zip(theirs, sizes, strict=True)]
     for t in range(5):
         obs = draw(f"obs{t}", 8, 4)
         mine.step(net(obs).square().mean(1))
@@ -114,6 +129,31 @@ def test_adam_is_torch_adam(fused, clip, monkeypatch):
     for i, row in enumerate(theirs):
         for weight, expected in zip(net.frozen.weights, row, strict=True):
             torch.testing.assert_close(weight[i], expected.detach(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_scheduled_steps_are_torch_adams(kind, fused, monkeypatch):
+    """Full size at the first update, nothing from the last on; a delayed network counts the learner's updates."""
+    if not fused:
+        monkeypatch.setattr(adam_module, "FUSED", ())
+    share = {"linear": lambda t: 1 - t, "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2}[kind]
+    net = Vector(RNG, (3,), **F64)
+    mine, theirs = Adam(net, lr=[0.1, 0.2, 0.1], every=2), [torch.zeros(3, dtype=torch.float64) for _ in range(3)]
+    mine.schedule = Schedule(kind, 8)
+    optimisers = [torch.optim.Adam([x.requires_grad_()], lr=lr) for x, lr in zip(theirs, (0.1, 0.2, 0.1), strict=True)]
+    fall = [torch.optim.lr_scheduler.LambdaLR(o, lambda t: share(min(2 * t / 8, 1))) for o in optimisers]
+    for t in range(7):
+        target = draw(f"target{t}", 3)
+        before = net.flat.clone()
+        mine.step((net() - target).square().sum(1))
+        for x, optimiser, schedule, goal in zip(theirs, optimisers, fall, target, strict=True):
+            optimiser.zero_grad()
+            (x - goal).square().sum().backward()
+            optimiser.step()
+            schedule.step()
+        assert torch.equal(before, net.flat) == (t >= 4)
+    torch.testing.assert_close(net.frozen(), torch.stack(theirs).detach(), rtol=1e-6, atol=1e-9)
 
 
 def test_clipping_is_joint_over_networks_and_separate_over_replicas():
@@ -190,6 +230,22 @@ def test_critic_of_both_kinds():
     for r, e, b in ((0, 0, 0), (2, 1, 7), (1, 2, 3)):
         assert q[r, e, b] == table[r, e, b, chosen[r, b]]
     assert torch.equal(Greedy(discrete).mode(obs), table.mean(1).argmax(-1))
+
+
+def test_members_may_have_inputs_of_their_own():
+    net = MLP(RNG, "m", 4, 2, (6,), members=3, **F64)
+    x = draw("own", 24, 4).view(3, 3, 8, 4)
+    own = net(x)
+    for member in range(3):
+        torch.testing.assert_close(own[:, member], net(x[:, member])[:, member])
+
+
+def test_a_frozen_gaussian_is_the_whole_policy():
+    policy = Gaussian(RNG, "p", BOX, (6,), squash="sample", std="state", **F64)
+    obs, action = draw("obs", 8, 4), 2 * RNG.uniform("a", (8, 2), dtype=torch.float64) - 1
+    frozen = policy.frozen.log_prob(obs, action)
+    assert torch.equal(frozen, policy.log_prob(obs, action))
+    assert not frozen.requires_grad
 
 
 def test_deterministic_is_bounded():

@@ -60,6 +60,35 @@ def test_resume_of_a_finished_run_and_of_a_longer_one(make, tasks, tmp_path):
     assert same_state(longer, whole) == []
 
 
+def test_step_sizes_that_fall_resume_exactly_and_not_to_another_length(make, tasks, tmp_path):
+    """They end with the run, which is then part of its config; td3_bc has an actor of its own pace."""
+    options = {"lr_schedule": "cosine"}
+    whole, constant, part = (make("td3_bc", "box", [3, 5], **o) for o in (options, {}, options))
+    train(tasks["box"], whole, CONFIG, folder=tmp_path / "whole")
+    train(tasks["box"], constant, CONFIG)
+    assert whole.config.lr_steps == 80
+    assert all(optimiser.schedule.steps == 80 for optimiser in whole.optimisers())
+    assert same_state(whole, constant)
+
+    def stop(kind, record):
+        if kind == "log" and record["step"] == 50:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tasks["box"], part, CONFIG, folder=tmp_path / "part", listener=stop)
+    again = make("td3_bc", "box", [3, 5], **options)
+    train(tasks["box"], again, CONFIG, folder=tmp_path / "part", resume=True)
+    assert same_state(again, whole) == []
+    with pytest.raises(UserError, match="another config"):
+        train(
+            tasks["box"],
+            make("td3_bc", "box", [3, 5], **options),
+            TrainConfig(steps=120),
+            folder=tmp_path / "part",
+            resume=True,
+        )
+
+
 def test_resume_refuses_another_run(make, tasks, tmp_path):
     train(tasks["box"], make("bc", "box", [3]), CONFIG, folder=tmp_path)
     for other, name in ((make("bc", "box", [4]), "seeds"), (make("bc", "box", [3], lr=1e-3), "config")):
@@ -228,10 +257,9 @@ def test_table_and_files_agree():
     root = Path(fenchel.algorithms.__file__).parent
     rows = {target.split(":")[0] for target in ALGORITHMS.values()}
     found = set()
-    for folder in ("offline", "online"):
-        for file in (root / folder).glob("*.py"):
-            if "(Learner)" in file.read_text():
-                found.add(f"{folder}.{file.stem}")
+    for file in root.glob("*/*.py"):
+        if "(Learner)" in file.read_text():
+            found.add(f"{file.parent.name}.{file.stem}")
     assert rows == found
     assert list(ALGORITHMS) == sorted(ALGORITHMS)
     for key, target in ALGORITHMS.items():

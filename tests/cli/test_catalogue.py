@@ -61,6 +61,12 @@ def test_what_a_method_paper_needs_to_work(known, claims, shown, status, missing
     assert (fresh["status"], fresh.get("missing")) == (status, missing)
 
 
+def test_a_proposed_synonym_is_the_learner_that_it_stands_for():
+    row = {"id": 1, "title": "t", "proposed": ["algo=xql", "recipe=xql"]}
+    fresh = catalogue._refresh(row, {"algo=f_dvl": 2}, {}, {"algo=f_dvl"})
+    assert (fresh["keys"], fresh["missing"]) == (["algo=f_dvl"], ["recipe=xql"])
+
+
 def test_a_paper_of_theory_works_by_its_claim():
     row = {"id": 1, "title": "t", "proposed": ["claim=z"]}
     assert catalogue._refresh(row, {}, {"claim=group.z": 1}, set())["status"] == "works"

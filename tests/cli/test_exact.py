@@ -7,9 +7,16 @@ from types import SimpleNamespace
 
 import torch
 
+from fenchel.algorithms import get_algorithm
 from fenchel.cli.exact import annotate
+from fenchel.envs.collect import collect
+from fenchel.envs.spec import Discrete, Spec
+from fenchel.envs.tabular import TabularEnv
 from fenchel.theory.mdp import TabularMDP
 from fenchel.theory.rng import Rng
+from fenchel.theory.solvers import solve
+
+EVERY = list(itertools.product(range(2), repeat=3))  # deterministic policies
 
 
 def problem() -> TabularMDP:
@@ -37,7 +44,7 @@ def learner(actions: torch.Tensor) -> SimpleNamespace:
 
 def test_every_deterministic_policy_gets_its_place_in_the_range():
     mdp = problem()
-    every = torch.tensor(list(itertools.product(range(2), repeat=3)))
+    every = torch.tensor(EVERY)
     values = [value(mdp, actions) for actions in every]
     final = [{} for _ in every]
     found = annotate(mdp, learner(every), final)["exact"]
@@ -51,6 +58,25 @@ def test_every_deterministic_policy_gets_its_place_in_the_range():
         assert row["gap"][1] - row["gap"][0] < 1e-4
     assert min(row["gap"][0] for row in final) == 0
     assert max(row["gap"][1] for row in final) > 0.999
+
+
+def test_the_methods_own_gap_is_that_of_the_policy_as_it_is():
+    """At inverse temperature 0 the method is cloning: a uniform replica lacks what a clone has, a clone nothing."""
+    mdp = problem()
+    data = collect(TabularEnv(mdp, 20, max_steps=30), lambda obs: (obs[:, 0] > 0.5).long(), 600, check=False)
+    iql = get_algorithm("iql")(Spec(3, Discrete(2)), {"hidden": (), "temperature": 0.0, "gamma": 0.9}, [0, 1])
+    iql.policy.flat.zero_()
+    with torch.no_grad():
+        iql.policy.weights[0][1, :, 0], iql.policy.weights[0][1, 0, 0] = 50.0, -50.0
+    final = [{}, {}]
+    annotate(mdp, iql, final)
+    assert not any("method_gap" in row for row in final)
+    annotate(mdp, iql, final, data)
+    values = [value(mdp, torch.tensor(actions)) for actions in EVERY]
+    clone = value(mdp, torch.tensor([1, 0, 0]))
+    idle = float(mdp.mu0 @ solve(mdp, "evaluation", policy=torch.full((3, 2), 0.5, dtype=torch.float64)).V)
+    assert abs(final[0]["method_gap"] - (clone - idle) / (max(values) - min(values))) < 1e-5
+    assert abs(final[1]["method_gap"]) < 1e-5
 
 
 def test_tasks_without_a_model_and_actions_that_do_not_exist():

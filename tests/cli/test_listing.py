@@ -10,6 +10,7 @@ import pytest
 
 from fenchel.cli import source
 from fenchel.cli.run import main
+from fenchel.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,12 +51,28 @@ def test_list_names_every_row(capsys):
     from fenchel.envs import DATASETS, ENVS
 
     main(["--list", "algos"])
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(source.algorithms())
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == [*source.algorithms(), *source.synonyms()]
     main(["--list", "envs"])
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[:-1]]
     assert listed == list(dict.fromkeys([*ENVS, *DATASETS]))
     main(["--list", "papers"])
     assert len(capsys.readouterr().out.splitlines()) == 338
+
+
+@pytest.mark.parametrize("name", source.synonyms())
+def test_a_synonym_is_a_valid_line_and_no_learner(name):
+    from fenchel.algorithms import get_algorithm
+    from fenchel.cli import compose
+    from fenchel.cli.plan import make_plan, root_keys
+
+    words = f"algo={source.synonyms()[name]}".split()
+    plan = make_plan(compose.compose(compose.read(words, root_keys())), words)
+    for option, value in (word.removeprefix("algo.").split("=") for word in words[1:]):
+        assert str(getattr(plan.config, option)).removesuffix(".0") == value
+    assert name not in source.algorithms()
+    with pytest.raises(UserError, match=f"algo={name} is algo={plan.algo} with {words[1]}"):
+        get_algorithm(name)
 
 
 def test_help_names_every_key(capsys):

@@ -27,6 +27,9 @@ MESSAGES = [
     ("hydra/launcher=joblib", "hydra/launcher belongs to sweeps; add -m."),
     # names
     ("algo=iqll", "algo=iqll is unknown; valid are awac, bc, *. Did you mean 'iql'?"),
+    ("algo=xql", "algo=xql is algo=f_dvl with algo.divergence=kl algo.extraction=awr."),
+    ("-m algo=iql,dice_true_grad", "algo=dice_true_grad is algo=odice with algo.gradient=true."),
+    ("algo=sac_m", "algo=sac_m is unknown; valid are *. Did you mean 'sac_n'?"),
     ("algo=null", "algo=null is unknown; valid are *."),
     ("algo=[bc]", "algo=[bc] is unknown; valid are *. Did you mean 'bc'?"),
     ("algo=bc,iql", "algo=bc,iql names several values of algo; add -m to run one job per value."),
@@ -82,6 +85,7 @@ MESSAGES = [
     # what asks
     ("--list algo", "--list=algo is unknown; valid are algos, envs, papers, recipes. Did you mean 'algos'?"),
     ("--list", "--list= is unknown; valid are algos, envs, papers, recipes."),
+    ("--explain algo=sac_n", "algo=sac_n is algo=edac with algo.diversity=0."),
     ("--explain iqll", "algo=iqll is unknown; valid are *. Did you mean 'iql'?"),
 ]  # fmt: skip
 

@@ -121,6 +121,16 @@ def test_steps_may_grow():
     assert summary("a")["final"] == summary("b")["final"]
 
 
+def test_the_length_of_a_schedule_is_part_of_the_run(capsys):
+    assert run(f"{LINE} algo.lr_schedule=linear out=a") == 0
+    config = yaml.safe_load(Path("a/config.yaml").read_text())
+    assert config["config"]["lr_steps"] == config["train"]["steps"]
+    assert run(f"{LINE} algo.lr_schedule=linear steps=80 out=a resume=true") == 2
+    assert "config differs" in capsys.readouterr().err
+    assert run(f"{LINE} algo.lr_schedule=linear algo.lr_steps=7 out=b") == 0
+    assert yaml.safe_load(Path("b/config.yaml").read_text())["config"]["lr_steps"] == 7
+
+
 def child(line: str) -> subprocess.Popen:
     words = [sys.executable, str(ROOT / "scripts" / "run.py"), *line.split()]
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from fenchel.errors import UserError, unknown
 from fenchel.theory.divergences import Divergence, get_divergence
-from fenchel.theory.objectives.value import bellman_backup, gumbel
+from fenchel.theory.objectives.value import bellman_backup, expectile_weight, gumbel
 
 Hyper = float | int | Tensor
 Values = Float[Tensor, "*batch"]
@@ -129,7 +129,7 @@ def ivl(value: Values, q_target: Values, advantage_target: Values, *, expectile:
 
     Minimiser given A: the mean of q with those weights. (HIQL, Park 2023, eq. 4; OGBench GCIVL.)
     """
-    weight = ((advantage_target.detach() < 0).to(value.dtype) - expectile).abs()
+    weight = expectile_weight(advantage_target.detach(), expectile=expectile)
     return weight * (q_target.detach() - value).square()
 
 
@@ -149,13 +149,37 @@ def residual_dual(
 
 
 def normalised_dual(
-    residual: Values, multiplier: Float[Tensor, "*other"], *, divergence: str | Divergence, temperature: Hyper = 1.0
+    residual: Values,
+    multiplier: Float[Tensor, "*other"],
+    *,
+    divergence: str | Divergence,
+    temperature: Hyper = 1.0,
+    mass: Hyper = 1.0,
 ) -> Values:
-    """T f*_+((e - m) / T) + m: `residual_dual` with E w = 1, whose multiplier m broadcasts to (..., B).
+    """T f*_+((e - c m) / T) + m: `residual_dual` with E[c w] = 1, whose multiplier m broadcasts to (..., B).
 
-    Minimiser over m: E w*((e - m) / T) = 1; with kl it is m = T log E exp(e / T). (OptiDICE, Lee 2021.)
+    Minimiser over m: E[c w*((e - c m) / T)] = 1; with kl and c = 1 it is m = T log E exp(e / T). (OptiDICE, Lee 2021.)
+    mass is c: 1 where no episode ends by a terminal. The flow of an occupancy sums to E[(1 - discount) w] = 1 - gamma,
+    which is c = (1 - discount) / (1 - gamma), so that a terminal step stands for all the steps that it saves.
     """
-    return residual_dual(residual - multiplier, divergence=divergence, temperature=temperature) + multiplier
+    return residual_dual(residual - mass * multiplier, divergence=divergence, temperature=temperature) + multiplier
+
+
+def log_ratio(y: Values, *, divergence: str | Divergence, floor: float = 1e-3) -> Values:
+    """log w*(y), y = e / T; where w* can be 0 (f'(0) is finite, as for chi2) it ends at log `floor`, and so does its
+    gradient 1 / (w f''(w)), which has no bound as w falls."""
+    d = get_divergence(divergence)
+    ratio = d.ratio(y)
+    return ratio.clamp(min=floor if math.isfinite(d.lowest) else torch.finfo(ratio.dtype).tiny).log()
+
+
+def report_overflow(loss: Float[Tensor, " replicas"], y: Tensor, divergence: str | Divergence) -> Tensor:
+    """`loss`, +inf in replicas where a w*(y), y (R, B, ...), is more than the dtype can square.
+
+    There losses go on as tangents, finite but with gradients after which Adam stands still for very long: a replica to
+    be reported and frozen, as one that is not finite.
+    """
+    return loss.masked_fill(get_divergence(divergence).saturated(y).flatten(1).any(1), math.inf)
 
 
 def donsker_varadhan(residual: Values, *, temperature: Hyper = 1.0) -> Values:
@@ -175,13 +199,21 @@ def mixture_dual(
     share: Hyper,
     divergence: str | Divergence,
     nonneg: bool = True,
+    floor: Hyper | None = None,
 ) -> Values:
     """f*(y_mixture) - (1 - share) y_offline, y = gamma v(s') - v(s): ReCOIL's dual without share (1 - gamma) v(s0).
 
     The mixture is share * expert + (1 - share) * offline. Minimum of the sum: the largest - D_f(share d + (1 - share)
     d_offline || mixture); nonneg bounds that mixed density, not d itself, by 0. (Dual RL [2]; SMORe [154].)
+    floor = (1 - share) d_offline / mixture at the mixture's pairs is what the mixed density is where d = 0: with it the
+    conjugate is the supremum over w >= floor, and d >= 0.
     """
-    dual = residual_dual(residual_mixture, divergence=divergence, nonneg=nonneg)
+    if floor is None:
+        dual = residual_dual(residual_mixture, divergence=divergence, nonneg=nonneg)
+    else:  # below f'(floor) the conjugate goes on with slope floor
+        d = get_divergence(divergence)
+        y = torch.maximum(residual_mixture, d.f_prime(residual_mixture.new_ones(()) * floor))
+        dual = d.conjugate_nonneg(y) + floor * (residual_mixture - y)
     return dual - (1 - share) * residual_offline
 
 

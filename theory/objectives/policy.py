@@ -7,8 +7,10 @@ broadcasts to (..., B), such as (R, 1). Arguments named `*_target` are detached,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Hyper = float | int | Tensor
@@ -47,6 +49,15 @@ def awr(log_prob: Values, advantage_target: Values, *, inverse_temperature: Hype
     """
     weight = awr_weight(advantage_target, inverse_temperature=inverse_temperature, clip=clip)
     return weighted_nll(log_prob, weight)
+
+
+def information_projection(log_prob: Values, log_prob_data: Values, log_weight: Values) -> Values:
+    """log pi - log beta - log w at an action of pi: its mean under pi is KL(pi, beta w) up to a constant.
+
+    Minimiser: pi proportional to beta w, as of `weighted_nll`, which needs no beta but wastes the data where w = 0. All
+    three depend on the action; a finite set is summed over pi itself. (OptiDICE, Lee 2021.)
+    """
+    return log_prob - log_prob_data - log_weight
 
 
 def deterministic_q(q: Values) -> Values:
@@ -93,3 +104,55 @@ def sac_temperature(
     to the temperature, applied to its logarithm as released code does. `log_temperature` broadcasts to (..., B).
     """
     return -log_temperature * (log_prob_target.detach() + target_entropy)
+
+
+def cfpi_action(mean: Actions, std: Float[Tensor, "*other action"], gradient: Actions, *, radius: Hyper) -> Actions:
+    """mean + sqrt(2 radius) S g / sqrt(g' S g), S = diag(std^2): where g'a is largest inside the ellipsoid
+    (a - mean)' S^-1 (a - mean) / 2 <= radius.
+
+    `gradient` is that of Q at the mean; where it vanishes the action is the mean. `std` broadcasts to them.
+    (CFPI [267], single Gaussian.)
+    """
+    scaled = std * gradient
+    length = scaled.square().sum(-1).sqrt()
+    size = (2 * radius * torch.ones_like(length)).sqrt() / torch.where(length > 0, length, 1)
+    return mean + size.unsqueeze(-1) * std * scaled
+
+
+def nearest_action(
+    obs: Float[Tensor, "*batch obs"],
+    action: Actions,
+    data_obs: Float[Tensor, "rows obs"],
+    data_action: Float[Tensor, "rows action"],
+    *,
+    scale: float,
+) -> Int[Tensor, "*batch"]:
+    """The row of the data nearest to [scale * obs, action] among [scale * data_obs, data_action], the first of equals.
+
+    scale = 0 asks for the nearest action of the whole data, a large one for the nearest action at the nearest state.
+    Memory (..., B, rows). (PRDC [73], whose KD-tree finds the same row.)
+    """
+    query = torch.cat([scale * obs, action], -1).unsqueeze(-2)
+    rows = torch.cat([scale * data_obs, data_action], -1)
+    return (query - rows).square().sum(-1).argmin(-1)
+
+
+def ascend(
+    action: Actions, q: Callable[[Tensor], Tensor], *, step: Hyper, rounds: int, low: float = -1.0, high: float = 1.0
+) -> Actions:
+    """The best action by `q` on the path a <- clip(a + step grad q(a), low, high), its start included.
+
+    q maps (..., B, A) to (..., B), each value depending on its own action alone. (Local optimisation of PA-RL [56].)
+    """
+    here = best = action.detach()
+    value = q(best).detach()
+    size = (step * torch.ones_like(value)).unsqueeze(-1)
+    for _ in range(rounds):
+        with torch.enable_grad():
+            here = here.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(q(here).sum(), here)
+        here = (here.detach() + size * gradient).clamp(low, high)
+        found = q(here).detach()
+        better = found > value
+        best, value = torch.where(better.unsqueeze(-1), here, best), torch.where(better, found, value)
+    return best

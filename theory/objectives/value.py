@@ -48,7 +48,27 @@ def expectile(value: Values, q_target: Values, *, expectile: Hyper) -> Values:
     maximum. (IQL, Kostrikov 2021, eq. 5.)
     """
     error = q_target.detach() - value
-    return ((error < 0).to(error.dtype) - expectile).abs() * error.square()
+    return expectile_weight(error, expectile=expectile) * error.square()
+
+
+def expectile_weight(advantage: Values, *, expectile: Hyper) -> Values:
+    """|expectile - 1(A < 0)|, A = q - v: up to a factor per state, pi / beta of the policy that an expectile implies.
+
+    The expectile v of q is that policy's mean of q: v = E[w q] / E[w]. (IDQL, Hansen-Estruch 2023.)
+    """
+    return ((advantage < 0).to(advantage.dtype) - expectile).abs()
+
+
+def ensemble_similarity(gradient: Float[Tensor, "*batch members action"]) -> Values:
+    """sum over i != j of cos(g_i, g_j) / (E - 1), of the gradients dQ_i/da of E critics: (..., E, A) -> (...).
+
+    Between - E / (E - 1) and E; a gradient of length 0 counts as orthogonal to all. In one dimension cosines are signs
+    and have no gradient. (EDAC, An 2021.)
+    """
+    unit = gradient / (torch.linalg.vector_norm(gradient, dim=-1, keepdim=True) + 1e-10)
+    cosines = unit @ unit.mT
+    pairs = cosines.flatten(-2).sum(-1) - cosines.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return pairs / (gradient.shape[-2] - 1)
 
 
 def quantile(value: Values, q_target: Values, *, level: Hyper) -> Values:
@@ -143,6 +163,17 @@ def hl_gauss(value: Values, edges: Float[Tensor, " edges"], *, sigma: Hyper) -> 
     value = value.clamp(edges[0], edges[-1])
     cdf = torch.special.ndtr((edges - value.unsqueeze(-1)) / sigma.unsqueeze(-1))
     return cdf.diff() / (cdf[..., -1:] - cdf[..., :1])
+
+
+def categorical_projection(
+    probs: Atoms, atoms: Float[Tensor, "*batch atoms"], support: Float[Tensor, " bins"]
+) -> Float[Tensor, "*batch bins"]:
+    """The law with mass `probs` on `atoms`, each atom shared between its two neighbours in `support` by `two_hot`.
+
+    With atoms r + discount * support it is the target of C51 (Bellemare 2017, alg. 1). Keeps the mean of what lies
+    inside the support; what lies outside is moved to its end.
+    """
+    return (probs.unsqueeze(-1) * two_hot(atoms, support)).sum(-2)
 
 
 def categorical(logits: Atoms, probs_target: Atoms) -> Values:

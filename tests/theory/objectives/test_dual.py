@@ -252,6 +252,58 @@ def test_mixture_dual_is_the_imitation_program(share):
     assert minimise(loss)[1] == pytest.approx(exact, abs=1e-6)
 
 
+def test_the_mass_of_a_flow_that_terminals_leak_is_enforced_by_span():
+    """minimising over m alone gives E[c w] = 1, c = (1 - discount) / (1 - gamma)."""
+    e, p, span = torch.tensor(Q), torch.tensor(P), torch.tensor([1.0, 1.0, 10.0, 1.0, 1.0], dtype=torch.float64)
+    m, _ = minimise(lambda m: (p * dual.normalised_dual(e, m, divergence="soft_chi2", mass=span)).sum(), size=1)
+    weight = get_divergence("soft_chi2").ratio(e - span * m)
+    assert (p * span * weight).sum().item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["kl", "soft_chi2", "chi2", "alpha:3"])
+def test_log_ratio_is_the_logarithm_of_the_ratio_down_to_its_floor(name):
+    y = torch.tensor([-90.0, -3.0, -1.0, 0.0, 0.7, 5.0], dtype=torch.float64, requires_grad=True)
+    found = dual.log_ratio(y, divergence=name, floor=1e-2)
+    ratio = get_divergence(name).ratio(y.detach())
+    floor = 1e-2 if name in ("chi2", "alpha:3") else 0.0
+    torch.testing.assert_close(found.detach(), ratio.clamp(min=floor).log())
+    gradient = torch.autograd.grad(found.sum(), y)[0]
+    assert gradient.isfinite().all()
+    assert (gradient[0] == 0) == (floor > 0)
+
+
+def test_overflow_is_reported_per_replica():
+    for dtype in (torch.float32, torch.float64):
+        top = 0.45 * np.log(torch.finfo(dtype).max)
+        y = torch.tensor([[0.0, top - 1], [top + 1, 0.0], [0.0, np.inf]], dtype=dtype)
+        assert get_divergence("kl").ratio(y)[0].square().isfinite().all()
+        assert dual.report_overflow(torch.ones(3, dtype=dtype), y, "kl").tolist() == [1.0, np.inf, np.inf]
+        assert dual.report_overflow(torch.ones(3, dtype=dtype), y.clamp(max=1e9), "chi2").tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["chi2", "kl"])
+def test_mixture_dual_with_its_floor_keeps_the_occupancy_positive(name):
+    """The same program with d >= 0; the expert's data show one pair alone, so that without the floor d leaves it."""
+    share, expert, offline = 0.6, np.zeros((S, A)), DATA
+    expert[2, 1] = 1.0
+    mixture = share * expert + (1 - share) * offline
+    values, floor = {}, torch.tensor((1 - share) * offline / mixture)
+    for nonneg in (True, False):
+        d = cp.Variable((S, A), nonneg=nonneg)
+        mixed = share * d + (1 - share) * offline
+        penalty = sum(CONVEX[name](mixed[s], mixture[s]) for s in range(S))
+        values[nonneg] = cp.Problem(cp.Maximize(-penalty), [flow(d) == 0, mixed >= 0]).solve(solver=cp.CLARABEL)
+
+    def loss(v, floor):
+        y = residual(v, np.zeros((S, A)))
+        each = dual.mixture_dual(y, y * torch.tensor(offline / mixture), share=share, divergence=name, floor=floor)
+        return share * (1 - GAMMA) * torch.tensor(START) @ v + (torch.tensor(mixture) * each).sum()
+
+    assert values[False] > values[True] + 1e-3
+    for nonneg, bound in ((True, floor), (False, None)):
+        assert minimise(lambda v, bound=bound: loss(v, bound))[1] == pytest.approx(values[nonneg], abs=1e-6)
+
+
 def test_saddle_ratio_needs_one_next_state_per_sample():
     """The minimiser is w*(E e): residuals of +4 and -2 at one pair give w*(1), not the mean of w*(4) and w*(-2)."""
     e = torch.tensor([4.0, -2.0], dtype=torch.float64)

@@ -7,10 +7,21 @@ import pytest
 import torch
 
 R, B, K = 2, 5, 4
-MODULES = ("value", "policy", "dual", "preference", "policy_gradient", "kl", "constraint")
+MODULES = (
+    "value",
+    "policy",
+    "dual",
+    "preference",
+    "policy_gradient",
+    "kl",
+    "constraint",
+    "advantage",
+    "regression",
+    "ratio",
+)
 HELPERS = {  # not losses of one element; each has a test of its own
-    "value": {"bellman_backup", "two_hot", "hl_gauss"},
-    "policy": {"awr_weight"},
+    "value": {"bellman_backup", "two_hot", "hl_gauss", "expectile_weight", "categorical_projection"},
+    "policy": {"awr_weight", "cfpi_action", "nearest_action", "ascend"},
     "dual": {
         "check_lam",
         "check_temperature",
@@ -19,11 +30,22 @@ HELPERS = {  # not losses of one element; each has a test of its own
         "forward_residual",
         "backward_residual",
         "orthogonal",
+        "report_overflow",
     },
     "preference": {"wpo_weight"},
     "policy_gradient": {"group_advantage", "sequence_log_ratio", "truncated_ratio", "entropy"},
     "kl": {"reward_with_kl", "categorical_kl"},
     "constraint": {"projected_ascent", "pid_multiplier"},
+    "advantage": {
+        "weighted_baseline",
+        "signed",
+        "whiten",
+        "return_to_go",
+        "length_adaptive_lambda",
+        "soft_value",
+        "beta_tracker",
+    },
+    "regression": set(),
 }
 # name: (hyper-parameters per replica, shapes of arguments that are not (R, B), arguments without a gradient by nature)
 CASES = {
@@ -34,11 +56,13 @@ CASES = {
     "value.quantile_huber": ({}, {"quantiles": (K,), "atoms_target": (3,)}, ()),
     "value.gumbel": ({"temperature": (0.5, 2.0)}, {}, ()),
     "value.cql_penalty": ({"temperature": (0.5, 2.0)}, {"q_sampled": (K,)}, ()),
+    "value.ensemble_similarity": ({}, {"gradient": (K, 3)}, ()),
     "value.categorical": ({}, {"logits": (K,), "probs_target": (K,)}, ()),
     "policy.nll": ({}, {}, ()),
     "policy.mse": ({}, {"action": (3,), "action_target": (3,)}, ()),
     "policy.weighted_nll": ({}, {}, ()),
     "policy.awr": ({"inverse_temperature": (1.0, 3.0)}, {}, ()),
+    "policy.information_projection": ({}, {}, ()),
     "policy.deterministic_q": ({}, {}, ()),
     "policy.td3_bc": ({"alpha": (1.0, 2.5)}, {"action": (3,), "action_target": (3,)}, ()),
     "policy.ddpg_bc": ({"alpha": (0.1, 1.0)}, {}, ()),
@@ -47,7 +71,12 @@ CASES = {
     "dual.dual_v": ({"divergence": "chi2", "lam": (0.5, 0.8), "temperature": (0.3, 1.0)}, {}, ()),
     "dual.ivl": ({"expectile": (0.7, 0.9)}, {}, ()),
     "dual.residual_dual": ({"divergence": "kl", "temperature": (0.5, 2.0)}, {}, ()),
-    "dual.normalised_dual": ({"divergence": "soft_chi2", "temperature": (0.5, 2.0)}, {}, ()),
+    "dual.normalised_dual": (
+        {"divergence": "soft_chi2", "temperature": (0.5, 2.0), "mass": (1.0, 3.0)},
+        {},
+        (),
+    ),
+    "dual.log_ratio": ({"divergence": "soft_chi2"}, {}, ()),
     "dual.donsker_varadhan": ({"temperature": (0.5, 2.0)}, {}, ()),
     "dual.mixture_dual": ({"divergence": "chi2", "share": (0.3, 0.7)}, {}, ()),
     "dual.ls_iq": ({"ceiling": (2.0, 20.0)}, {}, ()),
@@ -76,6 +105,7 @@ CASES = {
     ),
     "preference.kto": ({"beta": (0.1, 1.0)}, {}, ("desirable",)),
     "preference.cpl": ({"alpha": (0.1, 1.0), "conservative": (0.5, 1.0)}, {}, ()),
+    "preference.dno": ({"eta": (0.5, 2.0)}, {}, ()),
     "preference.sppo": ({"eta": (1.0, 10.0)}, {}, ()),
     "preference.rebel": ({"eta": (0.5, 1.0)}, {}, ()),
     "policy_gradient.reinforce": ({}, {}, ()),
@@ -87,12 +117,29 @@ CASES = {
     "kl.k3": ({}, {}, ()),
     "kl.kl": ({}, {}, ()),
     "kl.f_policy_gradient": ({"divergence": "js", "baseline": (0.0, 0.3)}, {}, ()),
+    "regression.group_variance": ({"beta": (0.1, 1.0)}, {}, ()),
+    "regression.optimal_advantage": ({"beta": (0.1, 1.0)}, {}, ()),
+    "regression.contrastive": ({"beta": (0.1, 1.0)}, {}, ()),
+    "regression.negative_aware": ({"floor": (0.1, 0.5)}, {}, ()),
+    "regression.implicit_critic": ({"beta": (0.5, 1.0)}, {}, ()),
+    "ratio.logistic_ratio": ({}, {}, ()),
+    "ratio.gradient_penalty": ({"norm": (0.5, 2.0)}, {"gradient": (3,)}, ()),
     "constraint.lagrangian": ({"budget": (0.1, 0.3)}, {}, ()),
     "constraint.multiplier_loss": ({"budget": (0.1, 0.3)}, {}, ()),
     "constraint.hinge": ({"budget": (-0.1, -0.3)}, {}, ()),
     "constraint.squared_hinge": ({"budget": (-0.1, -0.3)}, {}, ()),
     "constraint.log_barrier": ({"budget": (0.1, 0.3), "sharpness": (5.0, 20.0)}, {}, ()),
     "constraint.cvar": ({"level": (0.5, 0.9)}, {}, ()),
+}
+
+# estimators and losses whose gradient is not that of their value
+BY_DESIGN = {
+    "kl.kl",
+    "kl.f_policy_gradient",
+    "policy.td3_bc",
+    "policy.ddpg_bc",
+    "policy_gradient.cispo",
+    "regression.negative_aware",
 }
 
 
@@ -196,7 +243,7 @@ def test_vmap_equals_the_loop(name):
 @pytest.mark.parametrize("name", CASES)
 def test_gradient_by_finite_differences(name):
     """Of the arguments that carry one; estimators whose value and gradient differ by design are tested apart."""
-    if name in ("kl.kl", "policy.td3_bc", "policy.ddpg_bc", "policy_gradient.cispo", "kl.f_policy_gradient"):
+    if name in BY_DESIGN:
         pytest.skip("its gradient is not that of its value, by design")
     inputs = arguments(name)
     free = [k for k in inputs if not k.endswith("_target") and k not in CASES[name][2]]

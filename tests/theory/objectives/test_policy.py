@@ -54,6 +54,12 @@ def test_weighted_nll_is_minimised_by_the_tilt():
     torch.testing.assert_close(pi, normalised(BETA * weights), atol=1e-5, rtol=0)
 
 
+def test_information_projection_is_minimised_by_the_tilt():
+    weights = torch.tensor([0.1, 2.0, 0.5, 1.0], dtype=torch.float64)
+    pi = fit(lambda logp: (logp.exp() * losses.information_projection(logp, BETA.log(), weights.log())).sum())
+    torch.testing.assert_close(pi, normalised(BETA * weights), atol=1e-6, rtol=0)
+
+
 def test_mse_is_the_mean_over_dimensions_and_minimised_by_the_mean_action():
     actions = torch.tensor([[1.0, 0.0], [3.0, 4.0]], dtype=torch.float64)
     mean = torch.tensor([[2.0, 2.0]], dtype=torch.float64, requires_grad=True)
@@ -101,3 +107,45 @@ def test_td3_bc_minimiser_between_q_and_the_data(alpha):
     a = action.item()
     weight = alpha / ((a - 1) ** 2 + 3)
     assert a == pytest.approx(weight / (1 + weight), abs=1e-6)
+
+
+def test_cfpi_action_is_the_best_point_of_the_ellipsoid():
+    mean, std, gradient = (torch.tensor([x], dtype=torch.float64) for x in ([0.5, -1.0], [0.2, 2.0], [3.0, -1.0]))
+    angle = torch.linspace(0, 2 * math.pi, 20001, dtype=torch.float64)
+    edge = math.sqrt(2 * 0.4) * torch.stack([angle.cos(), angle.sin()], -1) * std + mean
+    best = edge[(edge @ gradient[0]).argmax()]
+    torch.testing.assert_close(losses.cfpi_action(mean, std, gradient, radius=0.4)[0], best, atol=1e-3, rtol=0)
+    still = losses.cfpi_action(mean, std, 0 * gradient, radius=torch.tensor([0.4], dtype=torch.float64))
+    assert torch.equal(still, mean)  # no direction, and no 0 / 0
+    both = (mean.expand(2, 3, 2), gradient.expand(2, 3, 2))
+    torch.testing.assert_close(
+        losses.cfpi_action(both[0], std, both[1], radius=torch.tensor([[0.4], [0.0]]).double())[:, 1],
+        torch.stack([losses.cfpi_action(mean, std, gradient, radius=0.4)[0], mean[0]]),
+    )
+
+
+def test_nearest_action_is_the_first_of_the_nearest_rows():
+    states = torch.tensor([[0.0], [0.0], [1.0], [0.0]])
+    actions = torch.tensor([[0.0], [3.0], [2.0], [3.0]])
+    for scale, row in ((0.0, 2), (100.0, 1)):
+        assert losses.nearest_action(torch.tensor([[0.1]]), torch.tensor([[2.2]]), states, actions, scale=scale) == row
+    tied = losses.nearest_action(torch.zeros(2, 3, 1), torch.full((2, 3, 1), 4.0), states, actions, scale=1.0)
+    assert torch.equal(tied, torch.ones(2, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("step", [0.05, 50.0])
+def test_ascend_keeps_the_best_of_its_path(step):
+    target = torch.tensor([0.4, 2.0], dtype=torch.float64)
+
+    def q(action):
+        return -(action - target).square().sum(-1)
+
+    start = torch.tensor([[[-0.9, 0.0], [0.4, 1.0]]], dtype=torch.float64)
+    found = losses.ascend(start, q, step=step, rounds=80)
+    assert not found.requires_grad
+    assert (q(found) >= q(start)).all()
+    assert torch.equal(found[0, 1], start[0, 1])  # the best of the box already
+    if step < 1:
+        torch.testing.assert_close(found, torch.tensor([[[0.4, 1.0], [0.4, 1.0]]]).double(), atol=1e-3, rtol=0)
+    per_replica = losses.ascend(start, q, step=torch.tensor([[step]], dtype=torch.float64), rounds=80)
+    assert torch.equal(per_replica, found)

@@ -194,3 +194,43 @@ def test_categorical_is_minimised_by_the_mean_distribution():
     torch.testing.assert_close(gradient.sum(0), torch.zeros(3).double())
     entropy = losses.categorical(targets.log(), targets)
     torch.testing.assert_close(entropy, -(targets * targets.log()).sum(-1))
+
+
+def test_an_expectile_is_the_mean_under_the_policy_that_it_implies():
+    v = minimiser(losses.expectile, expectile=0.8)
+    weight = losses.expectile_weight(torch.tensor(Q - v), expectile=0.8).numpy()
+    np.testing.assert_allclose(weight, np.where(Q < v, 0.2, 0.8))
+    assert np.average(Q, weights=P * weight) == pytest.approx(v, abs=1e-5)
+
+
+def test_ensemble_similarity_of_known_directions():
+    """Alike: N. At right angles: 0. Spread evenly in the plane: - N / (N - 1). A dead critic counts as orthogonal."""
+    angles = torch.arange(3, dtype=torch.float64) * 2 * math.pi / 3
+    even = torch.stack([angles.cos(), angles.sin()], -1)
+    scales = torch.tensor([[1.0], [20.0], [0.01]])
+    found = losses.ensemble_similarity(
+        torch.stack([even[:1].expand(3, 2) * scales, even * scales, torch.tensor([[1.0, 0], [0, 2], [0, 0]])])
+    )
+    torch.testing.assert_close(found, torch.tensor([3.0, -1.5, 0.0], dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+def test_in_one_dimension_similarity_has_no_gradient():
+    gradient = torch.tensor([[[0.5], [-2.0], [1.0]]], dtype=torch.float64, requires_grad=True)
+    similarity = losses.ensemble_similarity(gradient)
+    assert similarity.item() == pytest.approx(-1.0)  # signs + - +: (2 - 4) / 2
+    assert torch.autograd.grad(similarity.sum(), gradient)[0].abs().max() < 1e-8
+
+
+def test_categorical_projection_shares_every_atom():
+    """Bellemare 2017, alg. 1, written as its loop over atoms."""
+    support = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    probs = torch.rand(3, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    atoms = torch.tensor([[0.3], [-1.0], [1.9]], dtype=torch.float64) + 0.7 * support
+    exact = np.zeros((3, 9))
+    for i in range(3):
+        for p, z in zip(probs[i].numpy(), atoms[i].numpy(), strict=True):
+            b = (min(max(z, -2.0), 2.0) + 2.0) / 0.5
+            low, high = math.floor(b), math.ceil(b)
+            exact[i, low] += p * (high - b + (low == high))
+            exact[i, high] += p * (b - low)
+    torch.testing.assert_close(losses.categorical_projection(probs, atoms, support), torch.tensor(exact))

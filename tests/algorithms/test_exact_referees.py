@@ -1,0 +1,142 @@
+"""Every learner with an exact answer ends there on a small table; options without one, and other data, have none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tables import batch, learn
+
+from fenchel.algorithms import ALGORITHMS, get_algorithm
+from fenchel.algorithms.referees import REFEREES, examine, returns
+from fenchel.algorithms.studies.exact import CASES, table_row
+from fenchel.algorithms.studies.exact_control import CONTROL, control_row
+from fenchel.envs.dataset import OfflineDataset
+from fenchel.envs.spec import Discrete, Spec
+from fenchel.theory.mdp import TabularMDP
+
+STATES, ACTIONS, GAMMA = 4, 2, 0.6
+ROWS = 48
+EPISODE = 6
+
+
+def columns():
+    """s, a, r, s', terminal of 8 episodes of 6 steps; every second one ends by a terminal, in a state never left."""
+    rng = np.random.default_rng(4)
+    s = rng.integers(3, size=ROWS)
+    a = rng.integers(ACTIONS, size=ROWS)
+    following = np.roll(s, -1)
+    last = np.arange(ROWS) % EPISODE == EPISODE - 1
+    terminal = last & (np.arange(ROWS) // EPISODE % 2 == 0)
+    following[terminal] = 3
+    return s, a, np.round(np.cos(2 * s + 3 * a), 3), following, terminal, last & ~terminal
+
+
+def dataset():
+    s, a, r, following, terminal, timeout = columns()
+    eye = torch.eye(STATES)
+    return OfflineDataset.from_arrays(eye[s], a, r, terminal, timeout, eye[following], check=False)
+
+
+def rows():
+    s, a, r, following, terminal, _ = columns()
+    found = batch(s, a, r, following, GAMMA * ~terminal, STATES)
+    starts = torch.eye(STATES, dtype=torch.float64)[s[::EPISODE]]
+    return found | {"start_obs": starts.repeat_interleave(EPISODE, 0).unsqueeze(0)}
+
+
+OPTIONS = [
+    ("iql", {"expectile": 0.8, "temperature": 2.0, "max_weight": 2.0}),
+    ("iql", {"expectile": 0.8, "extraction": "w"}),
+    ("ivl", {"expectile": 0.8, "temperature": 2.0}),
+    ("f_dvl", {"divergence": "chi2", "lam": 0.7, "temperature": 0.5, "inverse_temperature": 2.0}),
+    ("f_dvl", {"divergence": "kl", "temperature": 0.5, "extraction": "w"}),
+    ("f_dvl", {"divergence": "soft_chi2", "temperature": 0.5, "extraction": "w", "max_weight": 1.5}),
+    ("odice", {"gradient": "semi", "temperature": 0.5, "divergence": "kl"}),
+    ("odice", {"gradient": "true", "temperature": 0.5}),
+    ("odice", {"gradient": "orthogonal", "temperature": 0.5, "batch_size": 10**6}),
+    ("optidice", {"temperature": 0.5}),
+    ("awac", {"inverse_temperature": 2.0}),
+    ("cql", {"alpha": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("key", "options"), OPTIONS)
+def test_a_learner_ends_at_its_exact_answer(key, options):
+    learner = learn(key, rows(), steps=600, actions=ACTIONS, gamma=GAMMA, **options)
+    found = examine(learner, dataset())
+    (exact,) = found.exact
+    seen = found.data.visited
+    assert np.abs(found.V[0] - exact.V)[seen].max() <= 0.02 * np.ptp(exact.V[seen])
+    assert np.abs(found.policy[0] - exact.policy).max() < 0.02
+    if found.weight is not None:
+        assert np.abs(found.weight[0] - exact.weight)[seen].max() < 0.05 * exact.weight[seen].max()
+
+
+def test_every_referee_is_of_a_learner():
+    assert set(REFEREES) <= {get_algorithm(key).__name__ for key in ALGORITHMS}
+    assert set(REFEREES) == {get_algorithm(key).__name__ for key, _ in OPTIONS}
+
+
+def build(key, seeds=(0,), data=None, **options):
+    return get_algorithm(key)(Spec(STATES, Discrete(ACTIONS)), {"hidden": (), "gamma": GAMMA, **options}, seeds)
+
+
+def test_replicas_with_options_of_their_own_have_answers_of_their_own():
+    found = examine(build("iql", (0, 1), expectile=[0.5, 0.9]), dataset())
+    single = examine(build("iql", expectile=0.9), dataset())
+    np.testing.assert_array_equal(found.exact[1].V, single.exact[0].V)
+    assert (found.exact[0].V[:3] < found.exact[1].V[:3]).all()
+
+
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [
+        ("bc", {}),
+        ("iql", {"gamma": 0.999}),
+        ("iql", {"value_loss": "hl_gauss", "value_range": (-5.0, 5.0)}),
+        ("f_dvl", {"variant": "official"}),
+        ("f_dvl", {"delta": 0.01}),
+        ("odice", {"variant": "official"}),
+        ("odice", {"gradient": "orthogonal", "hidden": (4,)}),
+        ("optidice", {"residual_loss": "minimax"}),
+    ],
+)
+def test_other_options_have_no_answer(key, options):
+    assert examine(build(key, **options), dataset()) is None
+
+
+def test_rows_that_go_on_to_a_state_never_left_have_no_answer():
+    data = dataset()
+    data.terminal[:] = False
+    assert examine(build("iql"), data) is None
+
+
+def test_returns_are_those_of_the_series():
+    rng = np.random.default_rng(0)
+    P, r, mu = rng.dirichlet(np.ones(3), (3, 2)), rng.random((3, 2)), rng.dirichlet(np.ones(3))
+    mdp = TabularMDP(*(torch.from_numpy(x) for x in (P, r, mu)), 0.9)
+    policies, state, total = rng.dirichlet(np.ones(2), (5, 3)), np.tile(mu, (5, 1)), np.zeros(5)
+    for t in range(400):
+        total += 0.9**t * (state[:, :, None] * policies * r).sum((1, 2))
+        state = np.einsum("bs,bsa,sat->bt", state, policies, P)
+    np.testing.assert_allclose(returns(mdp, policies), total, rtol=1e-10)
+
+
+def test_a_row_of_the_study_says_how_far_a_learner_is():
+    """IQL is nearer after more steps; a row has every column's numbers per replica."""
+    short, long = (table_row(CASES[0], "stitchmaze-mixed", [0, 1], steps) for steps in (5, 400))
+    assert short.keys() == long.keys()
+    for name in ("V mean %", "w mean %", "gap AWR %"):
+        assert len(long[name]) == 2
+        assert max(np.abs(long[name])) < min(np.abs(short[name]))
+    assert short["gap w* %"] is None
+    assert {case.policy for case in CASES} == {"w*", "AWR", "max Q"}
+
+
+@pytest.mark.parametrize("case", [CONTROL[0]], ids=["td3_bc"])
+def test_an_actor_ends_at_the_regulators_closed_form(case):
+    row = control_row(case, [0, 1], steps=1200)
+    assert max(row["V mean %"]) < 2
+    assert row["largest gap %"] < 3
+    assert row["largest gap %"] < control_row(case, [0, 1], steps=20)["largest gap %"]
