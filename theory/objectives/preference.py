@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import math
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from fenchel.errors import UserError
 from fenchel.theory.divergences import Divergence, get_divergence
+from fenchel.theory.numerics import sigmoid, softplus
 
 Hyper = float | int | Tensor
 Values = Float[Tensor, "*batch"]
@@ -165,7 +164,7 @@ def kto(
     """
     sign = 2 * desirable - 1
     weight = desirable * desirable_weight + (1 - desirable) * undesirable_weight
-    return weight * torch.sigmoid(-sign * (beta * log_ratio - baseline_target.detach()))
+    return weight * sigmoid(-sign * (beta * log_ratio - baseline_target.detach()))
 
 
 def cpl(chosen_logp: Values, rejected_logp: Values, *, alpha: Hyper, conservative: Hyper = 1.0) -> Values:
@@ -191,6 +190,15 @@ def rebel(first: Values, second: Values, reward_gap_target: Values, *, eta: Hype
     Minimiser: pi_t exp(eta r) / Z. (REBEL [246].)
     """
     return ((first - second) / eta - reward_gap_target.detach()).square()
+
+
+def dno(first: Values, second: Values, reward_gap_target: Values, *, eta: Hyper) -> Values:
+    """- sigmoid(d) log sigmoid(x) - sigmoid(- d) log sigmoid(- x), x = eta (rho - rho'), d = r(y) - r(y').
+
+    With the reference pi_t and win rates r against it the minimiser is pi_t e^(r / eta) / Z. (DNO [249].)
+    """
+    logit, target = eta * (first - second), sigmoid(reward_gap_target.detach())
+    return target * softplus(-logit) + (1 - target) * softplus(logit)
 
 
 def wpo_weight(token_logp: Float[Tensor, "*batch tokens"], mask: Float[Tensor, "*batch tokens"]) -> Values:
