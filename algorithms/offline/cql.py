@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fenchel.algorithms.config import Config
 from fenchel.algorithms.learner import Learner
-from fenchel.algorithms.networks import Adam, Critic, Gaussian, Greedy, Vector
+from fenchel.algorithms.networks import Adam, Critic, Gaussian, Greedy, Vector, critic_bins
 from fenchel.algorithms.sampler import Batch
 from fenchel.theory.objectives import policy, value
 from fenchel.theory.objectives.reduce import reduce
@@ -43,6 +44,10 @@ class CQLConfig(Config):
     """how far the target critics move towards the critics per update"""
     samples: int = field(default=10, metadata={"range": (1, None)})
     """actions per state from each of the three distributions that estimate the penalty"""
+    value_loss: Literal["mse", "hl_gauss", "two_hot"] = "mse"
+    """the critics' loss: squared, or the cross-entropy of a law over 101 bins of value_range [124]"""
+    value_range: tuple[float, ...] | None = None
+    """of value_loss=hl_gauss and two_hot: the lowest and the highest return"""
 
 
 class CQL(Learner):
@@ -54,7 +59,8 @@ class CQL(Learner):
 
     def setup(self) -> None:
         options = {"layer_norm": self.config.layer_norm, "dtype": self.dtype}
-        self.critic = Critic(self.rng, "critic", self.spec, self.config.hidden, **options)
+        bins = critic_bins(self.config.value_loss, self.config.value_range, device=self.device, dtype=self.dtype)
+        self.critic = Critic(self.rng, "critic", self.spec, self.config.hidden, bins=bins, **options)
         self.target = self.critic.target()
         self.critic_optimiser = Adam(self.critic, lr=self.config.lr, clip=self.config.clip_grad)
         if self.spec.discrete:
@@ -72,9 +78,9 @@ class CQL(Learner):
         losses = {}
         if not self.spec.discrete:
             losses |= self.improve(batch["obs"])
-        q, all_q, log_prob = self.discrete_q(batch) if self.spec.discrete else self.box_q(batch)
-        error = reduce(value.td(q, self.backup(batch).unsqueeze(1)).sum(1))
-        penalty = value.cql_penalty(all_q, q, log_prob=log_prob).sum(1)
+        raw, all_q, log_prob = self.discrete_q(batch) if self.spec.discrete else self.box_q(batch)
+        error = reduce(self.critic.error(raw, self.backup(batch).unsqueeze(1)).sum(1))
+        penalty = value.cql_penalty(all_q, self.critic.decode(raw), log_prob=log_prob).sum(1)
         self.critic_optimiser.step(error, reduce(self.h.alpha * penalty))
         self.target.track(self.critic, self.h.tau)
         return losses | {"critic_loss": error.detach(), "penalty": reduce(penalty).detach()}
@@ -101,12 +107,13 @@ class CQL(Learner):
         return value.bellman_backup(batch["reward"], batch["discount"], self.target.of(next_obs, action).amin(1))
 
     def discrete_q(self, batch: Batch) -> tuple[Tensor, Tensor, None]:
-        """Q of the data's actions (R, 2, B) and of all actions (R, 2, B, n)."""
-        table = self.critic.table(batch["obs"])
-        return self.critic.pick(table, batch["action"]), table, None
+        """The raw Q of the data's actions (R, 2, B[, bins]), and Q of all actions (R, 2, B, n)."""
+        table = self.critic.raw_table(batch["obs"])
+        return self.critic.pick(table, batch["action"]), self.critic.decode(table), None
 
     def box_q(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Q of the data's actions (R, 2, B), of 3 K sampled ones (R, 2, B, 3 K), and the log-density of these."""
+        """The raw Q of the data's actions (R, 2, B[, bins]), Q of 3 K sampled ones (R, 2, B, 3 K), and the log-density
+        of these."""
         obs = batch["obs"]
         (replicas, count, _), (k, dim) = obs.shape, (self.config.samples, self.spec.action.dim)
         with torch.no_grad():
@@ -118,4 +125,4 @@ class CQL(Learner):
             log_prob = torch.cat([flat, log_here, log_there], dim=2).unsqueeze(1)
         repeated = obs.unsqueeze(2).expand(-1, -1, 3 * k, -1)
         q = self.critic.of(repeated.flatten(1, 2), action.flatten(1, 2))
-        return self.critic(batch), q.view(replicas, -1, count, 3 * k), log_prob
+        return self.critic.raw(batch), q.view(replicas, -1, count, 3 * k), log_prob

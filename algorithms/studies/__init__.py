@@ -1,0 +1,39 @@
+"""Studies: a sweep and its report. One study, one file, one row of STUDIES; `scripts/reproduce.py study=exact` runs it.
+
+A row leads to a `Study`; what it yields becomes docs/results/<key>.md and .json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from fenchel.errors import unknown
+
+Row = dict[str, Any]
+
+# key -> "module:attribute" below fenchel.algorithms.studies
+STUDIES: dict[str, str] = {
+    "exact": "exact:STUDY",
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """rows: yields one row of the table at a time, a dict of column -> text, number, or one number per replica, whose
+    mean and interval the page shows. intro and notes are markdown."""
+
+    title: str
+    intro: str
+    rows: Callable[[], Iterator[Row]]
+    notes: str = ""
+
+
+def get_study(key: str) -> Study:
+    """Raises UserError for a key that stands in no row."""
+    if key not in STUDIES:
+        raise unknown("study", key, STUDIES)
+    module, name = STUDIES[key].split(":")
+    return getattr(import_module(f"{__name__}.{module}"), name)
