@@ -1,0 +1,1 @@
+"""Methods of papers, each a few lines made of parts. `fenchel.llm.RECIPES` names them."""
