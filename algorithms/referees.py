@@ -94,9 +94,15 @@ def _odice(p: Problem, c: Any) -> Answer | None:
 
 
 def _optidice(p: Problem, c: Any) -> Answer | None:
-    if (c.variant, c.extraction, c.residual_loss) != ("corrected", "weighted_bc", "mse") or c.divergence not in F:
+    if (c.variant, c.residual_loss) != ("corrected", "mse") or c.divergence not in F:
         return None
-    options = {"divergence": c.divergence, "temperature": c.temperature, "max_weight": c.max_weight}
+    projected = c.extraction == "information_projection"  # onto beta w, w from a floor on
+    bound = (
+        {"max_weight": math.inf, "floor": 1e-3 * (c.divergence == "chi2")}
+        if projected
+        else {"max_weight": c.max_weight}
+    )
+    options = {"divergence": c.divergence, "temperature": c.temperature, **bound}
     return dice.optidice(p.data, p.start, gamma=c.gamma, **options)
 
 
@@ -125,8 +131,8 @@ def _odice_weight(learner: Any, batch: Batch) -> Tensor:
 
 
 def _optidice_weight(learner: Any, batch: Batch) -> Tensor:
-    y = learner.residual(batch).squeeze(1) / learner.h.temperature
-    return learner.divergence.ratio(y).clamp(max=learner.h.max_weight)
+    weight = learner.divergence.ratio(learner.residual(batch).squeeze(1) / learner.h.temperature)
+    return weight if learner.h.extraction == "information_projection" else weight.clamp(max=learner.h.max_weight)
 
 
 def _residual(learner: Any, batch: Batch, unit: Any) -> Tensor:

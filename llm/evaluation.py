@@ -40,7 +40,9 @@ def evaluate(learner: TokenLearner, task: TokenTask, prompts: int, step: int) ->
     first = learner.first_policy()
     problems = task.problems("test")
     if task.enumerable:
-        found = exactly(learner.policy, first, task, problems, learner.config.pass_k, learner.judge)
+        if learner.first_table is None:
+            learner.first_table = table(first, task, problems.prompts)
+        found = exactly(learner.policy, learner.first_table, task, problems, learner.config.pass_k, learner.judge)
     else:
         found = sampled(learner, first, task, problems, min(prompts, len(problems)), step)
     return {name: value.tolist() for name, value in found.items()} | {"k": [learner.config.pass_k] * learner.R}
@@ -89,12 +91,12 @@ def pass_at_k(right: Tensor, n: int, k: int) -> Tensor:
 
 
 def exactly(
-    policy: Policy, first: Policy, task: TokenTask, problems: Problems, k: int, judge: RewardModel | None = None
+    policy: Policy, first: Tensor, task: TokenTask, problems: Problems, k: int, judge: RewardModel | None = None
 ) -> dict[str, Tensor]:
-    """By sums over all answers to all prompts of an enumerable task, in float64."""
+    """By sums over all answers to all prompts of an enumerable task, in float64; first: the first policy's `table`."""
     tree, log_policy = task.tree, table(policy, task, problems.prompts)
     log_pi = tree.sequence_log_probs(log_policy)
-    log_first = tree.sequence_log_probs(table(first, task, problems.prompts))
+    log_first = tree.sequence_log_probs(first)
     pi = log_pi.exp()
     p = (pi * problems.right).sum(-1)
     earned = problems.earned if judge is None else torch.stack([judge(rows).double() for rows in every(problems)])

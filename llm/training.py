@@ -69,6 +69,7 @@ class TokenLearner(Learner):
         self.anchor = Anchor(self.optimiser) if self._extragradient else None
         self.start: tuple[Tensor, str] | None = None
         self.judge: RewardModel | None = None
+        self.first_table: Tensor | None = None  # of an enumerable task, for the KL to the first policy
         self.pool = ANSWERS  # problems to learn from; `bind` says how many there are
 
     def _model(self, rng: Streams, name: str = "policy", **more: Any) -> Transformer:

@@ -1,11 +1,11 @@
 """Parameters of R replicas (x E ensemble members) in one buffer, and the multilayer perceptron over them.
 
-Replica i computes the same bits whatever R is. That rests on three things here: the numbers of one member fill a row
-whose length is a multiple of 64, so that element-wise kernels split every row alike; a single matrix product with an
-axis of length one is sent as a batch of two, because it would otherwise be computed by another routine (gemv); and
-initial values are drawn per replica from named streams. Whoever adds a function of (R, B, ...) tensors: fused
-transcendental kernels (softplus, gelu, sigmoid, logaddexp) compute a tensor's last elements differently; exp, log1p,
-tanh and erf do not.
+Replica i computes the same bits whatever R is. That rests on four things: the numbers of one member fill a row whose
+length is a multiple of 64, so that element-wise kernels split every row alike; a single matrix product with an axis of
+length one is sent as a batch of two, because it would otherwise be computed by another routine (gemv);
+`fenchel/__init__.py` asks MKL for products that do not depend on memory alignment; and initial values are drawn per
+replica from named streams. Whoever adds a function of (R, B, ...) tensors: fused transcendental kernels (softplus,
+gelu, sigmoid, logaddexp) compute a tensor's last elements differently; exp, log1p, tanh and erf do not.
 """
 
 from __future__ import annotations

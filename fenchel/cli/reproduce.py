@@ -43,8 +43,28 @@ class Ordering:
         return f"{_algo(self.first)} above {_algo(self.second)} by more than two standard errors"
 
 
-# key -> an Ordering, or "module:function" of a function() -> record without `key`, `seconds` and `source_hash`
-REPRODUCTIONS: dict[str, Ordering | str] = {
+@dataclass(frozen=True)
+class Evaluation:
+    """Expected: the estimates of an evaluator are closer to the exact value than the data's average reward is."""
+
+    line: str
+    seeds: str = "0:10"
+
+    @property
+    def expected(self) -> str:
+        return "mean |estimate - exact| below that of the data's average reward by more than two standard errors"
+
+
+FOUR_ROOMS = (
+    "env=fourrooms-mixed algo.target=soft:0.01 algo.gamma=0.95 preset=small algo.lr=1e-3 algo.lr_schedule=cosine "
+    "steps=6000 eval_episodes=0"
+)
+# key -> an Ordering, an Evaluation, or "module:function" of a function() -> record without `key`, `seconds` and
+# `source_hash`
+REPRODUCTIONS: dict[str, Ordering | Evaluation | str] = {
+    "algo=dualdice": Evaluation(f"algo=dualdice {FOUR_ROOMS} algo.ratio_lr=3e-3"),
+    "algo=bestdice": Evaluation(f"algo=bestdice {FOUR_ROOMS} algo.ratio_lr=3e-3"),
+    "algo=fqe": Evaluation(f"algo=fqe {FOUR_ROOMS} algo.tau=0.05"),
     "algo=iql": Ordering(
         "env=pointmaze-umaze algo=iql preset=small steps=20000", "env=pointmaze-umaze algo=bc preset=small steps=20000"
     ),
@@ -74,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace) -> int:
     if args.list:
         for key, what in REPRODUCTIONS.items():
-            print(f"{key}: {what.expected if isinstance(what, Ordering) else what}")
+            print(f"{key}: {what if isinstance(what, str) else what.expected}")
         print("\n".join(f"study={key}" for key in source.table("algorithms.studies", "STUDIES")))
         return 0
     if not (args.keys or args.all):
@@ -113,6 +133,8 @@ def demonstrate(key: str) -> dict[str, Any]:
     started, what = time.time(), REPRODUCTIONS[key]
     if isinstance(what, Ordering):
         record = ordering(what)
+    elif isinstance(what, Evaluation):
+        record = evaluation(what)
     else:
         module, function = what.split(":")
         run: Callable[[], dict[str, Any]] = getattr(import_module(module), function)
@@ -137,15 +159,46 @@ def ordering(what: Ordering) -> dict[str, Any]:
     }
 
 
+def evaluation(what: Evaluation) -> dict[str, Any]:
+    """Run the line on all seeds; the interval is that of the mean error's distance below the average reward's."""
+    import numpy as np
+
+    from fenchel import envs
+
+    rows = _final(what.line, what.seeds)
+    errors = np.array([abs(row["error"]) for row in rows], float)
+    naive = abs(float(envs.make(_word(what.line, "env")).dataset().reward.mean()) - rows[0]["exact"])
+    distance, error = naive - errors.mean(), float(errors.std(ddof=1) / len(errors) ** 0.5)
+    return {
+        "config": [what.line],
+        "seeds": what.seeds,
+        "expected": what.expected,
+        "measured": {"exact": rows[0]["exact"], "|error|": float(errors.mean()), "of the average reward": naive},
+        "interval": [float(distance - 2 * error), float(distance + 2 * error)],
+        "verdict": "reproduced" if distance > 2 * error else "not reproduced here",
+    }
+
+
 def _algo(line: str) -> str:
-    return next(word.partition("=")[2] for word in line.split() if word.startswith("algo="))
+    return _word(line, "algo")
+
+
+def _word(line: str, key: str) -> str:
+    return next(word.partition("=")[2] for word in line.split() if word.startswith(f"{key}="))
 
 
 def _scores(line: str, seeds: str) -> Any:
     import numpy as np
 
-    from fenchel.cli import compose
     from fenchel.cli.execute import score_name
+
+    final = _final(line, seeds)
+    return np.array([row[score_name(final)] for row in final], float)
+
+
+def _final(line: str, seeds: str) -> list[dict[str, Any]]:
+    """One row per seed, as in summary.json."""
+    from fenchel.cli import compose
     from fenchel.cli.plan import root_keys
     from fenchel.cli.run import attempt
 
@@ -154,8 +207,7 @@ def _scores(line: str, seeds: str) -> Any:
         record = attempt(lambda: compose.compose(compose.read(words, root_keys())), words, quiet=True)
         if record["code"]:
             raise UserError(f"reproduce: '{line}' ended with status {record['code']}: {record['message']}")
-        final = json.loads((Path(record["folder"]) / "summary.json").read_text())["final"]
-    return np.array([row[score_name(final)] for row in final], float)
+        return json.loads((Path(record["folder"]) / "summary.json").read_text())["final"]
 
 
 def store(file: Path, record: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ class Arithmetic(TokenTask):
     SYMBOLS = "0123456789+-*="
     LEVELS = (1, 2, 6)
     TRAIN = 16_384
+    SFT_STEPS = 1500
     ENUMERABLE_SYMBOLS = SYMBOLS
 
     @property

@@ -22,13 +22,13 @@ class Part(NamedTuple):
 
 
 class Countdown(TokenTask):
-    """Numbers from 1 to 9, targets from 1 to 99; where enumerable, numbers from 1 to 3 and targets from 1 to 6."""
+    """Numbers from 1 to 9, targets from 1 to 99; where enumerable, numbers to 3, targets to 4, and only + and -."""
 
     TITLE = "reach a target from given numbers"
     SYMBOLS = "0123456789+-*/(),:="
     LEVELS = (2, 3, 6)
     ENUMERABLE = 2
-    ENUMERABLE_SYMBOLS = "123456+-*,:="
+    ENUMERABLE_SYMBOLS = "1234+-,:="
 
     @property
     def max_prompt(self) -> int:
@@ -40,7 +40,7 @@ class Countdown(TokenTask):
         return 4 * self.difficulty - 4
 
     def problem(self, draws: Draws) -> Problem | None:
-        largest, highest, signs = (3, 6, "+-*") if self.enumerable else (9, 99, "+-*/")
+        largest, highest, signs = (3, 4, "+-") if self.enumerable else (9, 99, "+-*/")
         numbers = [draws.between(1, largest) for _ in range(self.difficulty)]
         parts = [Part(number, str(number)) for number in numbers]
         while len(parts) > 1:

@@ -16,7 +16,7 @@ Cell = tuple[int, int]
 
 
 class Maze(TokenTask):
-    """The shortest way has at least 2 and at most 2 * difficulty moves (3 where enumerable)."""
+    """The shortest way has at least 2 and at most 2 * difficulty moves (exactly 2 where enumerable)."""
 
     TITLE = "moves through a maze"
     DRAWS = 80
@@ -31,7 +31,7 @@ class Maze(TokenTask):
 
     @property
     def max_answer(self) -> int:
-        return 4 if self.enumerable else 2 * self.difficulty + 1
+        return 3 if self.enumerable else 2 * self.difficulty + 1
 
     def problem(self, draws: Draws) -> Problem | None:
         side = self.difficulty

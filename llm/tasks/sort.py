@@ -11,6 +11,7 @@ class Sort(TokenTask):
     TITLE = "sorting digits"
     SYMBOLS = "0123456789="
     LEVELS = (2, 8, 24)
+    SFT_STEPS = 100
     ENUMERABLE = 3
     ENUMERABLE_SYMBOLS = "0123="
 

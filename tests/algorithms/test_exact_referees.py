@@ -55,7 +55,8 @@ OPTIONS = [
     ("odice", {"gradient": "semi", "temperature": 0.5, "divergence": "kl"}),
     ("odice", {"gradient": "true", "temperature": 0.5}),
     ("odice", {"gradient": "orthogonal", "temperature": 0.5, "batch_size": 10**6}),
-    ("optidice", {"temperature": 0.5}),
+    ("optidice", {"temperature": 0.5, "extraction": "weighted_bc"}),
+    ("optidice", {"temperature": 0.2, "divergence": "chi2", "extraction": "information_projection"}),
     ("awac", {"inverse_temperature": 2.0}),
     ("cql", {"alpha": 0.5}),
 ]

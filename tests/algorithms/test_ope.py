@@ -270,8 +270,8 @@ def test_the_report_is_in_both_units_with_the_truth_beside_it(key):
 
 
 def test_without_coverage_the_report_says_so():
-    """Action 1 is never taken in state 1, and no method can know. DualDICE's weights no longer add up, while its interval
-    goes by them all the same; FQE stays where its networks began, and its members disagree."""
+    """Action 1 is never taken in state 1, and no method can know. DualDICE's weights no longer add up, while its
+    interval goes by them all the same; FQE stays where its networks began, and its members disagree."""
     data, (_, visits) = dataset(lacking=True), true_value(PI)
     options = {"dualdice": {"lr": 0.03, "ratio_lr": 0.1}, "fqe": {"lr": 0.03, "tau": 0.1, "members": 3}}
     reports = {}

@@ -49,13 +49,14 @@ def test_explain_agrees_with_the_class(key, capsys):
 
 def test_list_names_every_row(capsys):
     from fenchel.envs import DATASETS, ENVS
+    from fenchel.llm.tasks import TASKS
 
     main(["--list", "algos"])
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert listed == [*source.algorithms(), *source.synonyms()]
     main(["--list", "envs"])
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[:-1]]
-    assert listed == list(dict.fromkeys([*ENVS, *DATASETS]))
+    assert listed == [*dict.fromkeys([*ENVS, *DATASETS]), *(f"llm/{name}" for name in TASKS)]
     main(["--list", "papers"])
     assert len(capsys.readouterr().out.splitlines()) == 338
 

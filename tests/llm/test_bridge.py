@@ -100,9 +100,9 @@ def test_the_solver_the_network_and_the_tokens_reach_one_optimum():
     behaviour = F.pad(COUNT / COUNT.sum(1, keepdim=True).double(), (0, 0, 0, 1), value=1 / V)
     exact = solve(replace(mdp, discount=GAMMA * mdp.discount), "soft", alpha=TEMPERATURE, reference=behaviour)
     for kind in ("table", "network", "tokens"):
-        v, pi = read(learn("f_dvl", kind, 260 if kind == "tokens" else None), kind)
+        v, pi = read(learn("f_dvl", kind, 220 if kind == "tokens" else None), kind)
         assert close(v, exact.V[:S]), kind
-        torch.testing.assert_close(pi, exact.policy[:S], rtol=0, atol=0.02)
+        torch.testing.assert_close(pi, exact.policy[:S], rtol=0, atol=0.03)
 
 
 @pytest.mark.parametrize("key", ["odice", *(pytest.param(key, marks=pytest.mark.slow) for key in ("iql", "ivl"))])

@@ -37,7 +37,7 @@ def test_exact_scores_are_sums_over_all_answers(name):
     """Against log-probabilities of whole sequences by the policy itself, one forward pass per prompt."""
     task = make(f"llm/{name}", enumerable=True)
     made, problems = learner(task), task.problems("test")
-    found = exactly(made.policy, made.first_policy(), task, problems, 3)
+    found = exactly(made.policy, table(made.first_policy(), task, problems.prompts), task, problems, 3)
     tree = task.tree
     answers = torch.where(tree.mask, tree.tokens, -1)
     expected = {name: torch.zeros(2, dtype=torch.float64) for name in found}

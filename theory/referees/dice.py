@@ -19,8 +19,6 @@ they also depend on the size of the batch.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import scipy.optimize
 
@@ -93,15 +91,15 @@ def true(data: Transitions, *, divergence: str, lam: float, temperature: float, 
 
 def optidice(
     data: Transitions, start: np.ndarray, *, divergence: str, gamma: float, temperature: float,
-    max_weight: float = 100.0,
+    max_weight: float = 100.0, floor: float = 0.0,
 ) -> Answer:  # fmt: skip
-    """start (S,): the law of the states in which episodes begin."""
+    """start (S,): the law of the states in which episodes begin. The policy has the weights from `floor` on."""
     V, visited = _program(data, divergence, data.reward, temperature, (1 - gamma) * start)
     Q = data.mean(data.backup(V))
     weight = np.minimum(Conjugate.of(divergence).ratio((Q - V[:, None]) / temperature), max_weight)
-    found = Answer(np.where(visited, V, np.nan), weight, data.policy(weight), Q)
     astray = data.mean((~visited[data.following] & (data.discount > 0)).astype(float)) > 0
-    return replace(found, weight=np.where(visited[:, None] & ~astray, weight, np.nan))
+    shown = np.where(visited[:, None] & ~astray, weight, np.nan)
+    return Answer(np.where(visited, V, np.nan), shown, data.policy(np.maximum(weight, floor)), Q)
 
 
 def orthogonal(
