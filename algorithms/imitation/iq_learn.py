@@ -13,7 +13,7 @@ Garg, Chakraborty, Cundy, Song, Ermon 2021, "IQ-Learn: inverse soft-Q learning f
 is no discriminator, and with `expert` no other data than demonstrations is used.
 
 Departures from Div99/IQ-Learn: V(s') always has its gradient and no target network, as in the objective; `initial`
-takes first states, where theirs takes all states of demonstrations (docs/errata.md); one critic, as in their locomotion.
+takes first states, where theirs takes all states of demonstrations (docs/errata.md); one critic, as on their robots.
 """
 
 from __future__ import annotations
@@ -56,7 +56,12 @@ class IQLearn(Learner):
     FAMILY = "imitation"
     DEMO = "pendulum-imitation"
     NEEDS = NEEDS
-    PRESETS = {"small": {"hidden": [64, 64], "batch_size": 64}}  # noqa: RUF012
+    PRESETS = {  # noqa: RUF012
+        "small": {"hidden": [64, 64], "batch_size": 64},
+        "*fourrooms*": {"gamma": 0.95, "lr": 1e-3, "value": "both"},
+        "*stitchmaze*": {"gamma": 0.95, "lr": 1e-3, "value": "both"},
+        "*pendulum*": {"lr": 1e-3},
+    }
 
     def setup(self) -> None:
         config = self.config

@@ -66,6 +66,9 @@ class LobsDICE(Learner):
     NEEDS = NEEDS
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
+        "*fourrooms*": {"gamma": 0.95, "lr": 1e-3, "normalised": False},
+        "*stitchmaze*": {"gamma": 0.95, "lr": 1e-3, "normalised": False},
+        "*pendulum*": {"lr": 1e-3},
     }
 
     def setup(self) -> None:

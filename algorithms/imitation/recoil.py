@@ -23,7 +23,8 @@ rows for V and pi under `implicit` is ours.
 
 variant=official (the released critic): Q by min ((Q_E - 200)^2 + (Q_S + 2 - gamma V(s'))^2) / 2, with V(s') = -200
 where an episode ended; V by XQL's released loss, z cut at 7 and scaled by its largest over both kinds of rows; V, and
-pi too as we suppose, from the offline rows only. Departures: the losses are evaluated at the same parameters; step sizes are constant.
+pi too as we suppose, from the offline rows only. Departures: the losses are evaluated at the same parameters; step
+sizes are constant.
 """
 
 from __future__ import annotations
@@ -86,19 +87,22 @@ class ReCOIL(Learner):
     NEEDS = NEEDS
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
+        "*fourrooms*": {"gamma": 0.95, "lr": 1e-3},
+        "*stitchmaze*": {"gamma": 0.95, "lr": 1e-3},
+        "*pendulum*": {"lr": 1e-3},
     }
 
     def setup(self) -> None:
         config = self.config
-        self.dual, self.official = config.value == "dual", config.variant == "official"
+        self.has_critic, self.official = config.value == "implicit", config.variant == "official"
         dual.check_temperature(config.temperature)
         dual.check_unbounded(config.divergence)
         self.divergence = get_divergence(config.divergence)
-        if not self.dual and self.divergence.name != "chi2":
+        if self.has_critic and self.divergence.name != "chi2":
             raise UserError(f"divergence={config.divergence} is not valid with value=implicit; valid is chi2.")
-        if self.dual and self.official:
+        if self.official and not self.has_critic:
             raise UserError("value=dual has no variant=official; valid are value=implicit, variant=paper.")
-        if self.dual:
+        if not self.has_critic:
             flow.check_gamma(config.gamma)
         if not all(0 < beta < 1 for beta in torch.as_tensor(config.beta).flatten().tolist()):
             raise UserError(f"beta={config.beta} is not valid; it lies strictly between 0 and 1.")
@@ -107,7 +111,7 @@ class ReCOIL(Learner):
         self.policy = stochastic_policy(self.rng, "policy", self.spec, config.hidden, **options)
         self.value = Value(self.rng, "value", self.spec, config.hidden, **options)
         networks = [self.policy, self.value]
-        if not self.dual:
+        if self.has_critic:
             self.critic = Critic(self.rng, "critic", self.spec, config.hidden, **options)
             self.target = self.critic.target()
             networks.append(self.critic)
@@ -119,9 +123,9 @@ class ReCOIL(Learner):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         parts = (expert_part(batch), batch)
         log_prob = on(parts, lambda part: self.policy.log_prob(part["obs"], part["action"]))
-        losses = self.explicit(parts, log_prob) if self.dual else self.implicit(parts, log_prob)
+        losses = self.implicit(parts, log_prob) if self.has_critic else self.explicit(parts, log_prob)
         self.optimiser.step(*losses.values())
-        if not self.dual:
+        if self.has_critic:
             self.target.track(self.critic, self.h.tau)
         return {name: loss.detach() for name, loss in losses.items()}
 

@@ -13,8 +13,8 @@ hence the default T = 1/2.
 
 variant=official (JasonMa2016/SMODICE) drops w >= 0 from the chi2 loss, whose optimum is then a signed flow, while its
 policy weighs by max(w, 0); with kl it takes log E_O exp(e). Departures: the discriminator is learned along with V,
-where the authors train it first; r is cut at +- max_log_ratio; no absorbing state is added (a terminal's value is 0); no
-entropy constraint and no weight decay; the policy's mean is squashed, not its sample.
+where the authors train it first; r is cut at +- max_log_ratio; no absorbing state is added (a terminal's value is 0);
+no entropy constraint and no weight decay; the policy's mean is squashed, not its sample.
 """
 
 from __future__ import annotations
@@ -66,7 +66,12 @@ class SMODICE(Learner):
     FAMILY = "imitation"
     DEMO = "hopper-imitation"
     NEEDS = NEEDS
-    PRESETS = {"small": {"hidden": [64, 64], "batch_size": 64}}  # noqa: RUF012
+    PRESETS = {  # noqa: RUF012
+        "small": {"hidden": [64, 64], "batch_size": 64},
+        "*fourrooms*": {"gamma": 0.95, "lr": 1e-3},
+        "*stitchmaze*": {"gamma": 0.95, "lr": 1e-3},
+        "*pendulum*": {"lr": 1e-3},
+    }
 
     def setup(self) -> None:
         config = self.config

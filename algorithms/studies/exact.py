@@ -25,7 +25,7 @@ SEEDS = list(range(10))
 # task -> T, about what actions differ by, in whose units temperatures are, and the steps of each case
 TASKS = {"fourrooms-mixed": (0.05, 10_000), "garnet-mixed": (1.0, 8000), "stitchmaze-mixed": (0.1, 5000)}
 COMMON = {"layer_norm": False, "batch_size": 64, "lr_schedule": "cosine"}
-TABLE, NETWORK = COMMON | {"hidden": (), "lr": 0.02}, COMMON | {"hidden": (64, 64), "lr": 1e-3}
+TABLE, NETWORK = COMMON | {"hidden": (), "lr": "T/10"}, COMMON | {"hidden": (64, 64), "lr": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Case:
 
 
 AWR = {"inverse_temperature": "1/T"}
+UNITS = {"lr": 0.1}  # ODICE's V is in units of its temperature; step sizes go with the units of V
 CASES = (
     Case("IQL", "iql", {"expectile": 0.7, "temperature": "1/T"}, "AWR"),
     Case("IQL", "iql", {"expectile": 0.7, "extraction": "w"}, "w*"),
@@ -51,9 +52,9 @@ CASES = (
     Case("f-DVL tv", "f_dvl", {"divergence": "tv", "lam": 0.9, "extraction": "w"}, "w*"),
     Case("XQL", "f_dvl", {"divergence": "kl", "temperature": "T", **AWR}, "AWR"),
     Case("EQL", "f_dvl", {"divergence": "kl", "temperature": "T", "extraction": "w"}, "w*"),
-    Case("ODICE orthogonal", "odice", {"lam": 0.5, "temperature": "T/2"}, "w*"),
-    Case("ODICE semi", "odice", {"lam": 0.5, "temperature": "T/2", "gradient": "semi"}, "w*"),
-    Case("ODICE true", "odice", {"lam": 0.95, "temperature": "T/2", "gradient": "true"}, "w*"),
+    Case("ODICE orthogonal", "odice", {"lam": 0.5, "temperature": "T/2", **UNITS}, "w*"),
+    Case("ODICE semi", "odice", {"lam": 0.5, "temperature": "T/2", "gradient": "semi", **UNITS}, "w*"),
+    Case("ODICE true", "odice", {"lam": 0.95, "temperature": "T/2", "gradient": "true", **UNITS}, "w*"),
     Case("OptiDICE", "optidice", {"temperature": "T/2", "extraction": "weighted_bc"}, "w*"),
     Case("OptiDICE", "optidice", {"temperature": "T/2", "extraction": "information_projection"}, "w*"),
     Case("AWAC", "awac", {"inverse_temperature": "1/T"}, "AWR"),
@@ -69,9 +70,10 @@ def table_row(case: Case, id: str, seeds: list[int] = SEEDS, steps: int | None =
     """Train R replicas of one case on one task and compare them with the exact answer of its options."""
     task, cls, (unit, usual) = envs.make(id), get_algorithm(case.algo), TASKS[id]
     sizes = {"T": unit, "T/2": unit / 2, "T/10": unit / 10, "1/T": 1 / unit}
-    own = {name: sizes.get(value, value) for name, value in case.options.items()}
     fast = {"tau": 0.05} if hasattr(cls.Config, "tau") else {}
-    options = (NETWORK if case.network else TABLE) | fast | {"gamma": task.metadata["discount"]} | own
+    options = (NETWORK if case.network else TABLE) | fast | {"gamma": task.metadata["discount"]} | case.options
+    options = {name: sizes.get(value, value) if isinstance(value, str) else value for name, value in options.items()}
+    own = {name: options[name] for name in case.options}
     learner, data, steps = cls(task.spec, options, seeds), task.dataset(), steps or usual
     started = time.process_time()
     learner.fit(data, steps, normalize_obs=False)
@@ -128,7 +130,8 @@ the table's fixed point, and its rows say how far it is from it.
 - **V**: |V - V*| on the states of the data, mean by their shares and largest, as % of the range of V*. Of CQL it is
   max_a Q, of AWAC the policy's mean of Q, in `lqr` tasks Q on rows of the data.
 - **w**: |w - w*| on the pairs of the data, likewise, as % of the mean weight. Blank where the policy has no weights;
-  what the optimum leaves open (tv at its quantile, OptiDICE where its optimum does not go) is not compared.
+  what the optimum leaves open (tv at its quantile, OptiDICE where its optimum does not go) is not compared. In `lqr`
+  tasks it is the actor instead: |a - K s|, as % of the actions' range.
 - **J** is the exact policy's discounted return on the true MDP; **gap** is J less the learned policy's, as % of the
   range over deterministic policies (in `lqr` tasks: of the optimum's lead over uniform actions). It has two sides:
   negative is better than the exact policy. Columns: the policy by the dual's own weights, by AWR, by maximising Q.

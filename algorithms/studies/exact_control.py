@@ -75,17 +75,19 @@ def control_row(case: Control, seeds: list[int], steps: int | None = None) -> Ro
     states, actions = data.obs.double().numpy(), data.action.double().numpy()
     problem = regulator(case.options["gamma"])
     exact = case.answer(problem, states, case.options)
-    rows = {"obs": data.obs[:ROWS], "action": data.action[:ROWS]}
-    found = torch.cat(list(rows.values()), -1).to(learner.device).expand(learner.R, -1, -1)
+    rows = torch.cat([data.obs[:ROWS], data.action[:ROWS]], -1).to(learner.device).expand(learner.R, -1, -1)
     with torch.no_grad():
-        q = learner.critic({"obs_action": found}).mean(1).double().cpu().numpy()
+        q = learner.critic({"obs_action": rows}).mean(1).double().cpu().numpy()
     true = problem.values(exact.W, exact.constant, states[:ROWS], actions[:ROWS])
-    error, span = 100 * np.abs(q - true) / np.ptp(true), spread(problem)
+    error = 100 * np.abs(q - true) / np.ptp(true)
+    chosen = learner.act(rows[..., : states.shape[1]]).squeeze(-1).double().cpu().numpy()
+    astray = 100 * np.abs(chosen - (states[:ROWS] @ exact.K.T)[:, 0].clip(-1, 1)) / 2
     best = linear_return(problem, exact.K)
-    gap = 100 * (best - learned_returns(learner, problem)) / span
+    gap = 100 * (best - learned_returns(learner, problem)) / spread(problem)
     return {
         "task": task.id, "learner": case.name, "options": " ".join(f"{k}={v:g}" for k, v in case.options.items()),
         "network": "64x64", "steps": steps, "V mean %": error.mean(1).tolist(), "V max %": error.max(1).tolist(),
+        "w mean %": astray.mean(1).tolist(), "w max %": astray.max(1).tolist(),
         "J": best, "gap max Q %": gap.tolist(), "largest gap %": float(np.abs(gap).max()), "CPU s": seconds,
     }  # fmt: skip
 

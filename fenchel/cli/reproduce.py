@@ -79,6 +79,26 @@ REPRODUCTIONS: dict[str, Ordering | Evaluation | str] = {
         "env=hopper-medium-replay algo=cql preset=small steps=20000",
         "env=hopper-medium-replay algo=bc preset=small steps=20000",
     ),
+    "algo=demodice": Ordering(
+        "env=pendulum-imitation algo=demodice preset=small steps=10000",
+        "env=pendulum-imitation task.offline=none algo=bc preset=small steps=10000",
+    ),
+    "algo=smodice": Ordering(
+        "env=pendulum-imitation algo=smodice preset=small steps=5000",
+        "env=pendulum-imitation algo=bc preset=small steps=5000",
+    ),
+    "algo=lobsdice": Ordering(
+        "env=pendulum-imitation algo=lobsdice preset=small steps=5000",
+        "env=pendulum-imitation algo=bc preset=small steps=5000",
+    ),
+    "algo=iq_learn": Ordering(
+        "env=fourrooms-imitation algo=iq_learn preset=small steps=3000",
+        "env=fourrooms-imitation task.offline=none algo=bc preset=small steps=3000",
+    ),
+    "algo=recoil": Ordering(
+        "env=stitchmaze-uncovered algo=recoil preset=small steps=3000",
+        "env=stitchmaze-uncovered algo=demodice preset=small steps=3000",
+    ),
 }
 
 

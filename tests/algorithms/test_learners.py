@@ -38,7 +38,7 @@ def assert_replica(many, replica, single):
     "options",
     [
         {},
-        {"clip_grad": 0.05, "lr_schedule": "cosine", "lr_steps": 15},
+        {"clip_grad": 0.05, "batch_size": 63, "lr_schedule": "cosine", "lr_steps": 15},
         {"layer_norm": True, "hidden": (64, 64), "batch_size": 64},
     ],
 )
