@@ -23,6 +23,7 @@ from fenchel.llm.gather import judged
 from fenchel.llm.policies.policy import Policy
 from fenchel.llm.sampling import sample
 from fenchel.llm.sequences import join
+from fenchel.llm.sources import paired
 from fenchel.theory import tokens as enumerated
 from fenchel.theory.rng import Streams
 
@@ -45,16 +46,17 @@ def evaluate(learner: TokenLearner, task: TokenTask, prompts: int, step: int) ->
         found = exactly(learner.policy, learner.first_table, task, problems, learner.config.pass_k, learner.judge)
     else:
         found = sampled(learner, first, task, problems, min(prompts, len(problems)), step)
+        found |= ordered(learner.policy, first, problems)
     return {name: value.tolist() for name, value in found.items()} | {"k": [learner.config.pass_k] * learner.R}
 
 
 def sampled(
     learner: TokenLearner, first: Policy, task: TokenTask, problems: Problems, count: int, step: int
 ) -> dict[str, Tensor]:
-    """From `eval_answers` answers to `count` test prompts, each replica's own, drawn without repeats."""
+    """From `eval_answers` answers to each of the first `count` test prompts, the same ones at every evaluation."""
     config, R = learner.config, learner.R
     rng = Streams(learner.seeds, learner.device)
-    ids = rng.uniform("eval prompts", (len(problems),), step).topk(count, -1).indices
+    ids = torch.arange(count, device=learner.device).expand(R, -1)
     prompts = problems.prompts.to(learner.device)[ids]
     s = sample(learner.policy, prompts, config.eval_answers, task.max_answer, rng=rng, counter=step, name="eval")
     index = ids.unsqueeze(-1).expand(s.truncated.shape)
@@ -69,6 +71,22 @@ def sampled(
         "entropy": entropy.mean(1),
         "kl": kl.mean(1),
     }
+
+
+def ordered(policy: Policy, first: Policy, problems: Problems) -> dict[str, Tensor]:
+    """preference_accuracy: the share of a task's own pairs in which log pi - log pi_first is larger for the chosen one,
+    equal ones counting half; nothing for a task without pairs."""
+    answers = problems.task.pairs(problems)
+    if answers is None:
+        return {}
+    s, _ = paired(problems, answers.to(policy.flat.device))
+    tokens, mask = (x.flatten(0, 1).unsqueeze(0) for x in (s.tokens, s.mask))
+    ratio = []
+    for part, kept in zip(tokens.split(CHUNK, 1), mask.split(CHUNK, 1), strict=True):
+        mine, theirs = (p.logp(part.expand(p.R, -1, -1), kept.expand(p.R, -1, -1)) for p in (policy, first))
+        ratio.append((mine - theirs).sum(-1).double())
+    chosen, rejected = torch.cat(ratio, 1).unflatten(1, (-1, 2)).unbind(-1)
+    return {"preference_accuracy": ((chosen - rejected).sign().mean(1) + 1) / 2}
 
 
 def _divergences(policy: Policy, first: Policy, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,7 @@ def egpo(P: Preference, log_pi: Answers, log_ref: Answers, *, beta: float = 0.1,
 
 
 def inpo(P: Preference, log_pi: Answers, log_ref: Answers, *, beta: float = 0.1, eta: float = 0.5) -> Answers:
-    """Mirror descent against oneself: ref^(beta eta) pi^(1 - beta eta) e^(eta P pi) / Z. [257], whose eta is 1 / eta."""
+    """Mirror descent against oneself: ref^(beta eta) pi^(1 - beta eta) e^(eta P pi) / Z. [257]; its eta is 1 / ours."""
     return torch.log_softmax((1 - beta * eta) * log_pi + beta * eta * log_ref + eta * win_rate(P, log_pi), -1)
 
 

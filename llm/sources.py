@@ -22,7 +22,7 @@ from fenchel.llm.warm_start import SEED
 from fenchel.theory.rng import Streams
 
 if TYPE_CHECKING:
-    from fenchel.llm.tasks.task import TokenTask
+    from fenchel.llm.tasks.task import Problems, TokenTask
     from fenchel.llm.training import TokenLearner
 
 TRACKER_MEMORY = 0.9  # share of a prompt's past successes and failures that a new group leaves
@@ -95,7 +95,7 @@ class Source:
 
 
 class Rollouts(Source):
-    """The policy's own answers to prompts that the recipe's sampler chooses; `env_steps` counts answers per replica."""
+    """The policy's own answers to prompts that the recipe's sampler chooses."""
 
     def __init__(self, learner: TokenLearner, task: TokenTask):
         super().__init__(learner, task)
@@ -197,9 +197,12 @@ def preference_set(gather: Gather, group: int = 2) -> tuple[Tensor, Sequences, T
 
     Of `pair_answers` answers to each of `pair_prompts` prompts the best was chosen and the worst rejected, ties by
     order; prompts whose answers all earn the same are left out. Larger groups are answers as they come. The numbers are
-    the same for every replica.
+    the same for every replica. A task that is made of preferences gives its own.
     """
     learner, config = gather.learner, gather.learner.config
+    own = gather.task.pairs(gather.problems)
+    if own is not None:
+        return torch.arange(len(own), device=learner.device), *paired(gather.problems, own.to(learner.device))
     count = min(config.pair_prompts, len(gather.problems))
     ids = torch.arange(count, device=learner.device).unsqueeze(0)
     drawn = {"policy": learner.first_policy(), "rng": Streams([SEED], learner.device), "decoding": Decoding()}
@@ -215,6 +218,14 @@ def preference_set(gather: Gather, group: int = 2) -> tuple[Tensor, Sequences, T
     parts = {f.name: getattr(s, f.name) for f in fields(s)}
     kept = replace(s, **{name: x[0, differ] for name, x in parts.items() if isinstance(x, Tensor)})
     return ids[0, differ], kept, reward[0, differ]
+
+
+def paired(problems: Problems, answers: Tensor) -> tuple[Sequences, Tensor]:
+    """Given answers (M, 2, T) behind their prompts, the first chosen, with rewards 1 and 0."""
+    prompts = problems.prompts.to(answers.device).unsqueeze(1).expand(-1, 2, -1)
+    tokens, mask, truncated = join(prompts, answers, problems.task.eos)
+    reward = torch.tensor([1.0, 0.0], device=answers.device).expand(len(answers), -1)
+    return Sequences(tokens, mask, mask * 0.0, truncated, None, prompts.shape[-1]), reward
 
 
 def columns(rollout: Rollout) -> dict[str, Tensor]:

@@ -80,10 +80,8 @@ class TokenLearner(Learner):
         config = self.config
         if config.eval_answers < config.pass_k:
             raise UserError(f"algo.eval_answers={config.eval_answers} is fewer than algo.pass_k={config.pass_k}.")
-        if self._extragradient and config.epochs * config.minibatches > 1:
-            raise UserError(
-                "This recipe takes half-steps, each on answers of its own: algo.epochs and algo.minibatches are 1."
-            )
+        if self._extragradient and (config.epochs * config.minibatches > 1 or self.recipe.replay):
+            raise UserError("This recipe takes half-steps on fresh answers: algo.epochs and algo.minibatches are 1.")
         pairs = isinstance(self.recipe, PreferenceRecipe)
         if pairs and config.answers not in (None, self.recipe.group_size):
             raise UserError(f"algo.answers={config.answers} is not valid; this recipe takes {self.recipe.group_size}.")
@@ -169,7 +167,11 @@ class TokenLearner(Learner):
         if not isinstance(task, TokenTask):
             raise UserError(f"env={task.id} has no tokens; this recipe takes env=llm/<task>.")
         config = self.config
-        self.pool = len(task.problems("train"))
+        problems = task.problems("train")
+        self.pool = len(problems)
+        samples = self.recipe.data in ("policy", "online")
+        if samples and not config.judge and task.pairs(problems) is not None:
+            raise UserError(f"env={task.id} has no verifier: take a recipe such as algo=dpo, or algo.judge=mean.")
         if self.prompts > self.pool:
             raise UserError(f"algo.prompts={self.prompts} exceeds the {self.pool} problems of env={task.id}.")
         if self.prompts % config.minibatches:

@@ -30,7 +30,7 @@ from torch import Tensor
 from fenchel.algorithms.config import Config
 from fenchel.algorithms.imitation import flow
 from fenchel.algorithms.imitation.discriminator import Discriminator
-from fenchel.algorithms.imitation.source import NEEDS, ImitationSampler, expert_part
+from fenchel.algorithms.imitation.source import ImitationSampler, expert_part
 from fenchel.algorithms.learner import Learner
 from fenchel.algorithms.networks import Adam, Value, stochastic_policy
 from fenchel.algorithms.sampler import Batch
@@ -59,8 +59,8 @@ class DemoDICE(Learner):
     Config = DemoDICEConfig
     TITLE = "DemoDICE"
     FAMILY = "imitation"
-    DEMO = "hopper-imitation"
-    NEEDS = NEEDS
+    DEMO = "pendulum-imitation"
+    NEEDS = ("expert",)
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
         "*fourrooms*": {"gamma": 0.95, "lr": 1e-3, "normalised": False},

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fenchel.algorithms.config import Config
 from fenchel.algorithms.imitation import flow
-from fenchel.algorithms.imitation.source import NEEDS, ImitationSampler, expert_part
+from fenchel.algorithms.imitation.source import ImitationSampler, expert_part
 from fenchel.algorithms.learner import Learner
 from fenchel.algorithms.networks import Adam, Categorical, Critic, Gaussian
 from fenchel.algorithms.sampler import Batch
@@ -54,8 +54,8 @@ class IQLearn(Learner):
     Config = IQLearnConfig
     TITLE = "IQ-Learn"
     FAMILY = "imitation"
-    DEMO = "pendulum-imitation"
-    NEEDS = NEEDS
+    DEMO = "fourrooms-imitation"
+    NEEDS = ("expert",)
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
         "*fourrooms*": {"gamma": 0.95, "lr": 1e-3, "value": "both"},

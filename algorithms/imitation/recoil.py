@@ -38,7 +38,7 @@ from torch import Tensor
 
 from fenchel.algorithms.config import Config
 from fenchel.algorithms.imitation import flow
-from fenchel.algorithms.imitation.source import NEEDS, ImitationSampler, expert_part
+from fenchel.algorithms.imitation.source import ImitationSampler, expert_part
 from fenchel.algorithms.learner import Learner
 from fenchel.algorithms.networks import Adam, Critic, Value, stochastic_policy
 from fenchel.algorithms.sampler import Batch
@@ -84,7 +84,7 @@ class ReCOIL(Learner):
     TITLE = "ReCOIL"
     FAMILY = "imitation"
     DEMO = "stitchmaze-uncovered"
-    NEEDS = NEEDS
+    NEEDS = ("expert",)
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
         "*fourrooms*": {"gamma": 0.95, "lr": 1e-3},

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from fenchel.algorithms.learner import Learner
     from fenchel.envs.dataset import OfflineDataset
 
-NEEDS = ("expert",)
 PARTS = ("obs", "action", "next_obs", "discount", "obs_action")
 
 

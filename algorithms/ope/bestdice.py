@@ -38,6 +38,7 @@ from torch import Tensor
 from fenchel.algorithms.learner import Learner
 from fenchel.algorithms.networks import Adam, Critic, Vector
 from fenchel.algorithms.ope import common
+from fenchel.algorithms.ope.common import EvaluatorConfig
 from fenchel.algorithms.sampler import Batch
 from fenchel.envs.dataset import OfflineDataset
 from fenchel.envs.task import Task
@@ -47,7 +48,7 @@ from fenchel.theory.objectives.value import bellman_backup
 
 
 @dataclass
-class BestDICEConfig(common.EvaluatorConfig):
+class BestDICEConfig(EvaluatorConfig):
     alpha_q: float | list[float] = field(default=0.0, metadata={"range": (0, None)})
     """weight of Q^2 / 2, and of lam^2 / 2"""
     alpha_w: float | list[float] = field(default=1.0, metadata={"range": (0, None)})

@@ -30,6 +30,7 @@ from torch import Tensor
 from fenchel.algorithms.learner import Learner
 from fenchel.algorithms.networks import Adam, Critic
 from fenchel.algorithms.ope import common
+from fenchel.algorithms.ope.common import EvaluatorConfig
 from fenchel.algorithms.sampler import Batch
 from fenchel.envs.dataset import OfflineDataset
 from fenchel.envs.task import Task
@@ -38,7 +39,7 @@ from fenchel.theory.objectives.reduce import reduce
 
 
 @dataclass
-class DualDICEConfig(common.EvaluatorConfig):
+class DualDICEConfig(EvaluatorConfig):
     form: Literal["minimax", "convex"] = "minimax"
     """two networks against each other, or one that is exact for deterministic transitions only"""
     regulariser: str = "power:3"

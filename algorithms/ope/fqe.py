@@ -28,6 +28,7 @@ from torch import Tensor
 from fenchel.algorithms.learner import Learner
 from fenchel.algorithms.networks import Adam, Critic
 from fenchel.algorithms.ope import common
+from fenchel.algorithms.ope.common import EvaluatorConfig
 from fenchel.algorithms.sampler import Batch
 from fenchel.envs.dataset import OfflineDataset
 from fenchel.envs.task import Task
@@ -36,7 +37,7 @@ from fenchel.theory.objectives.reduce import reduce
 
 
 @dataclass
-class FQEConfig(common.EvaluatorConfig):
+class FQEConfig(EvaluatorConfig):
     tau: float | list[float] = field(default=0.005, metadata={"range": (0, 1)})
     """how far the target Q moves towards Q per update"""
     loss: Literal["squared", "huber"] = "squared"

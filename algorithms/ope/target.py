@@ -202,7 +202,7 @@ def _stored(learner: Learner, path: Path) -> Choices | Moves:
         raise UserError(f"{path} acts on other observations or actions than the task's, so it cannot be its target.")
     if cls.act is not Learner.act:
         raise UserError(f"{path} holds a {cls.__name__}, which does more than its policy when it acts; no target.")
-    config = _of_replica(cls.Config, header["config"], which, count)
+    config = of_replica(cls.Config, header["config"], which, count)
     stored = cls(spec, config, [header["seeds"][which]] * learner.R, learner.device, learner.dtype)
     _spread(tensors, stored, which, count)
     policy, greedy = stored.policy, learner.config.greedy or stored.policy.NOISE is None
@@ -223,7 +223,7 @@ def _stored(learner: Learner, path: Path) -> Choices | Moves:
     return Choices(learner, law)
 
 
-def _of_replica(cls: type, config: dict[str, Any], which: int, count: int) -> dict[str, Any]:
+def of_replica(cls: type, config: dict[str, Any], which: int, count: int) -> dict[str, Any]:
     """The options of one replica: a swept option is a list with one number each."""
     swept = {field.name for field in fields(cls) if "list[float]" in str(field.type)}
     return {k: v[which] if k in swept and isinstance(v, list) and len(v) == count else v for k, v in config.items()}

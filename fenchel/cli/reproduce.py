@@ -29,18 +29,32 @@ from fenchel.errors import UserError, unknown
 
 @dataclass(frozen=True)
 class Ordering:
-    """Expected: on the same task, `first` scores higher than `second` by more than two standard errors.
+    """Expected: on the same task, `first` scores higher than every one of `others` by more than two standard errors.
 
-    Each is a line of scripts/run.py without its seeds, which both get.
+    Each is a line of scripts/run.py without its seeds, which all get.
     """
 
     first: str
-    second: str
+    others: str | tuple[str, ...]
     seeds: str = "0:10"
 
     @property
+    def lines(self) -> list[str]:
+        return [self.first, *([self.others] if isinstance(self.others, str) else self.others)]
+
+    @property
+    def names(self) -> list[str]:
+        """What tells the lines apart: the learner, and whatever they do not share."""
+        words = [line.split() for line in self.lines]
+        return [
+            " ".join([_algo(line), *(w for w in own if w[:5] != "algo=" and not all(w in other for other in words))])
+            for line, own in zip(self.lines, words, strict=True)
+        ]
+
+    @property
     def expected(self) -> str:
-        return f"{_algo(self.first)} above {_algo(self.second)} by more than two standard errors"
+        first, *others = self.names
+        return f"{first} above {' and '.join(others)} by more than two standard errors"
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,7 @@ FOUR_ROOMS = (
     "env=fourrooms-mixed algo.target=soft:0.01 algo.gamma=0.95 preset=small algo.lr=1e-3 algo.lr_schedule=cosine "
     "steps=6000 eval_episodes=0"
 )
+MAZE = "env=stitchmaze-mixed algo=odice preset=small steps=3000 algo.gamma=0.95 algo.temperature=0.003 algo.lr=1e-3"
 # key -> an Ordering, an Evaluation, or "module:function" of a function() -> record without `key`, `seconds` and
 # `source_hash`
 REPRODUCTIONS: dict[str, Ordering | Evaluation | str] = {
@@ -94,6 +109,10 @@ REPRODUCTIONS: dict[str, Ordering | Evaluation | str] = {
     "algo=iq_learn": Ordering(
         "env=fourrooms-imitation algo=iq_learn preset=small steps=3000",
         "env=fourrooms-imitation task.offline=none algo=bc preset=small steps=3000",
+    ),
+    "algo=f_dvl": "fenchel.cli.demonstrations:f_dvl_divergence",
+    "algo=odice": Ordering(
+        f"{MAZE} algo.gradient=orthogonal", (f"{MAZE} algo.gradient=true", f"{MAZE} algo.gradient=semi")
     ),
     "algo=recoil": Ordering(
         "env=stitchmaze-uncovered algo=recoil preset=small steps=3000",
@@ -165,17 +184,20 @@ def demonstrate(key: str) -> dict[str, Any]:
 
 
 def ordering(what: Ordering) -> dict[str, Any]:
-    """Run both lines on the same seeds and compare their last scores."""
-    first, second = _scores(what.first, what.seeds), _scores(what.second, what.seeds)
-    difference = first.mean() - second.mean()
-    error = float((first.var(ddof=1) / len(first) + second.var(ddof=1) / len(second)) ** 0.5)
+    """Run all lines on the same seeds and compare their last scores; the interval is of the smallest lead."""
+    first, *others = [_scores(line, what.seeds) for line in what.lines]
+    leads = [first.mean() - other.mean() for other in others]
+    errors = [float((first.var(ddof=1) / len(first) + o.var(ddof=1) / len(o)) ** 0.5) for o in others]
+    lead, error = min(zip(leads, errors, strict=True), key=lambda pair: pair[0] - 2 * pair[1])
+    against = [f"against {name}" for name in what.names[1:]]
+    means = [float(scores.mean()) for scores in (first, *others)]
     return {
-        "config": [what.first, what.second],
+        "config": what.lines,
         "seeds": what.seeds,
         "expected": what.expected,
-        "measured": {_algo(what.first): float(first.mean()), f"against {_algo(what.second)}": float(second.mean())},
-        "interval": [float(difference - 2 * error), float(difference + 2 * error)],
-        "verdict": "reproduced" if difference > 2 * error else "not reproduced here",
+        "measured": dict(zip([what.names[0], *against], means, strict=True)),
+        "interval": [float(lead - 2 * error), float(lead + 2 * error)],
+        "verdict": "reproduced" if lead > 2 * error else "not reproduced here",
     }
 
 

@@ -90,28 +90,28 @@ class Transformer(Network, Policy):
         weight = self.weights[0].mT if self.tied else self.weights[-1]
         return product(code, weight)[..., : self.outputs]
 
-    def _trunk(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """(R, B, L) -> (R, B, L, width), and each layer's keys and values (R * B, heads, L, width / heads)."""
+    def _trunk(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """(R, B, L) -> (R, B, L, width), and each layer's keys and values (R * B, 2, heads, L, width / heads)."""
         R, B, L = ids.shape
         x = embed(self.weights[0], ids.flatten(1))
         kept = []
         for w_qkv, w_o, w_up, w_down in self._blocks():
-            q, k, v = self._qkv(product(norm(x), w_qkv), B, L, self.cos[:L], self.sin[:L])
+            qkv = self._rotated(product(norm(x), w_qkv), R * B, L, 0)
+            q, k, v = qkv.unbind(1)
             o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
             x = x + product(o.transpose(1, 2).reshape(R, B * L, -1), w_o)
             x = x + product(SwiGLU.apply(product(norm(x), w_up)), w_down)
-            kept.append((k, v))
+            kept.append(qkv[:, 1:])
         return norm(x).unflatten(1, (B, L)), kept
 
     def _blocks(self) -> Iterator[list[Tensor]]:
         return (self.weights[i : i + 4] for i in range(1, 4 * self.layers + 1, 4))
 
-    def _qkv(self, qkv: Tensor, B: int, L: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(R, B * L, 3 width) -> three of (R * B, heads, L, width / heads), the first two rotated."""
-        parts = qkv.view(self.R * B, L, 3, self.heads, -1)
-        turned = rotate(parts[:, :, :2], cos, sin)
-        q, k = turned.permute(2, 0, 3, 1, 4)
-        return q, k, parts[:, :, 2].transpose(1, 2)
+    def _rotated(self, qkv: Tensor, rows: int, L: int, start: int) -> Float[Tensor, "rows three heads L d"]:
+        """Queries, keys and values of L positions from `start` on, the first two rotated."""
+        parts = qkv.view(rows, L, 3, self.heads, -1)
+        turned = rotate(parts, self.cos[start : start + L], self.sin[start : start + L])
+        return turned.permute(0, 2, 3, 1, 4)
 
     # -- token by token --------------------------------------------------------------------------------------------
     def start(self, prompts: Int[Tensor, "R N P"], groups: int, max_new: int) -> tuple[dict, Tensor]:
@@ -126,23 +126,24 @@ class Transformer(Network, Policy):
             mask = (there & (column <= column[:, None])) | (column == column[:, None])
             bias = F.pad(there, (0, max_new), value=True).repeat_interleave(groups, 0)
         x, kept = self._trunk(ids, mask)
-        keys = x.new_empty(2 * self.layers, R * N * groups, self.heads, P + 1 + max_new, self.width // self.heads)
-        for i, tensor in enumerate(tensor for pair in kept for tensor in pair):
-            keys[i].unflatten(0, (R * N, groups))[..., : P + 1, :] = tensor.unsqueeze(1)
+        shape = (R * N * groups, 2, self.heads, P + 1 + max_new, self.width // self.heads)
+        past = [x.new_empty(shape) for _ in kept]
+        for whole, part in zip(past, kept, strict=True):
+            whole.unflatten(0, (R * N, groups))[..., : P + 1, :] = part.unsqueeze(1)
         logits = self.head(x[:, :, -1]).repeat_interleave(groups, 1)
-        return {"keys": keys, "bias": bias, "column": P + 1}, logits
+        return {"past": past, "bias": bias, "column": P + 1}, logits
 
     def step(self, cache: dict, token: Int[Tensor, "R B"]) -> Float[Tensor, "R B V"]:
-        keys, t = cache["keys"], cache["column"]
+        (R, B), t = token.shape, cache["column"]
         bias = None if cache["bias"] is None else cache["bias"][..., : t + 1]
-        R, B = token.shape
         x = embed(self.weights[0], token)
-        for i, (w_qkv, w_o, w_up, w_down) in enumerate(self._blocks()):
-            past_k, past_v = keys[2 * i, :, :, : t + 1], keys[2 * i + 1, :, :, : t + 1]
-            q, k, v = self._qkv(product(norm(x), w_qkv), B, 1, self.cos[t : t + 1], self.sin[t : t + 1])
-            past_k[:, :, t:], past_v[:, :, t:] = k, v
-            o = F.scaled_dot_product_attention(q, past_k, past_v, attn_mask=bias)
-            x = x + product(o.reshape(R, B, -1), w_o)
+        for past, (w_qkv, w_o, w_up, w_down) in zip(cache["past"], self._blocks(), strict=True):
+            qkv = self._rotated(product(norm(x), w_qkv), R * B, 1, t)
+            seen = past[..., : t + 1, :]
+            seen[..., t:, :] = qkv[:, 1:]
+            k, v = seen.unbind(1)
+            o = F.scaled_dot_product_attention(qkv[:, 0], k, v, attn_mask=bias)
+            x = x + product(o.view(R, B, -1), w_o)
             x = x + product(SwiGLU.apply(product(norm(x), w_up)), w_down)
         cache["column"] = t + 1
         return self.head(norm(x))
@@ -191,14 +192,15 @@ class SwiGLU(torch.autograd.Function):
         return out
 
 
-def rotate(x: Float[Tensor, "B L two heads d"], cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Float[Tensor, "B L three heads d"], cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates (x_i, x_{i + d/2}) by the position's angle i; sin is negative in its first half."""
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 def _rotation(length: int, d: int, base: float, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and signed sin (length, 1, 1, d) of position * base^(-2 i / d)."""
+    """cos and signed sin (length, 3, 1, d) of position * base^(-2 i / d) for queries and keys, of 0 for values."""
     rate = base ** (-torch.arange(0, d, 2, device=device, dtype=torch.float64) / d)
-    angle = torch.arange(length, device=device, dtype=torch.float64)[:, None] * rate
-    cos, sin = angle.cos().repeat(1, 2), torch.cat([-angle.sin(), angle.sin()], 1)
-    return cos[:, None, None].to(dtype), sin[:, None, None].to(dtype)
+    place = torch.arange(length, device=device, dtype=torch.float64)
+    angle = place[:, None, None] * rate * torch.tensor([1.0, 1.0, 0.0], device=device, dtype=torch.float64)[:, None]
+    cos, sin = angle.cos().repeat(1, 1, 2), torch.cat([-angle.sin(), angle.sin()], -1)
+    return cos.unsqueeze(2).to(dtype), sin.unsqueeze(2).to(dtype)

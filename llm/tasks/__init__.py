@@ -18,11 +18,12 @@ TASKS: dict[str, str] = {
     "arithmetic": "arithmetic:Arithmetic",
     "chain_sum": "chain_sum:ChainSum",
     "countdown": "countdown:Countdown",
-    "gsm8k": "word_problems:WordProblems",
+    "gsm8k": "files:FileTask",
     "knights": "knights:Knights",
     "maze": "maze:Maze",
+    "preferences": "files:FileTask",
     "sort": "sort:Sort",
-    "svamp": "word_problems:WordProblems",
+    "svamp": "files:FileTask",
 }
 
 

@@ -16,7 +16,8 @@ class ChainSum(TokenTask):
 
     TITLE = "chains of sums and differences, with running totals"
     SYMBOLS = "0123456789+-,="
-    LEVELS = (1, 3, 8)
+    SFT_STEPS = 800
+    LEVELS = (1, 2, 8)
     ENUMERABLE_SYMBOLS = SYMBOLS
 
     @property

@@ -22,6 +22,7 @@ class Knights(TokenTask):
 
     TITLE = "Knights and Knaves"
     DRAWS = 192
+    SFT_STEPS = 800
     SYMBOLS = "ABCDEF+-=#&|;"
     LEVELS = (2, 4, 6)
     ENUMERABLE = 2

@@ -20,6 +20,7 @@ class Maze(TokenTask):
 
     TITLE = "moves through a maze"
     DRAWS = 80
+    SFT_STEPS = 150
     SYMBOLS = ".#SG/=DLRU"
     LEVELS = (3, 4, 8)
     ENUMERABLE = 3

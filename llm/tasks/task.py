@@ -220,6 +220,10 @@ class TokenTask:
         answer = answer[: self.max_answer]
         return self.tokenizer.decode(answer[: answer.index(self.eos)]) if self.eos in answer else None
 
+    def pairs(self, problems: Problems) -> Tensor | None:
+        """(n, 2, T): the chosen and the rejected answer to each problem, of a task that is made of preferences."""
+        return None
+
     def judge(self, problem: Problem, answer: str | None) -> float:
         return float(answer is not None and self.right(problem, answer))
 

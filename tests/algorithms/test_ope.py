@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from fenchel.algorithms import evaluation, get_algorithm
+from fenchel.algorithms import checkpoint, get_algorithm
 from fenchel.algorithms.ope import common
+from fenchel.algorithms.ope.target import of_replica
+from fenchel.algorithms.training import TrainConfig, train
 from fenchel.envs.dataset import OfflineDataset
 from fenchel.envs.spec import Box, Discrete, Spec
 from fenchel.envs.task import Step, Task
@@ -289,6 +291,21 @@ def test_without_coverage_the_report_says_so():
     assert high - low > 1
 
 
+def test_where_an_episode_has_ended_needs_no_coverage():
+    """State 1 is over: reward and discount 0; recorded episodes end on the way into it."""
+    P = torch.tensor([[[0.5, 0.5], [0.5, 0.5]], [[0.0, 1.0], [0.0, 1.0]]], dtype=torch.float64)
+    going = torch.tensor([[1.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    mdp = TabularMDP(P, going, torch.tensor([1.0, 0.0]).double(), GAMMA * going)
+    obs, following = np.eye(2)[[0, 0, 0, 0]], np.eye(2)[[0, 1, 1, 1]]
+    data = OfflineDataset.from_arrays(
+        obs, [0, 1, 0, 1], np.ones(4), np.array([0, 1, 1, 1]), None, following, check=False
+    )
+    learner = get_algorithm("fqe")(Spec(2, Discrete(2)), {"hidden": (5,), "gamma": GAMMA})
+    report = learner.report(learner.source(Task("over", learner.spec, None, lambda: data, mdp=mdp)))
+    assert report["covered"] == [1.0]
+    assert report["exact_value"][0] == pytest.approx(1 / (1 - GAMMA / 2))
+
+
 def test_intervals_come_from_whole_episodes():
     """As wide as the clusters' standard error says; writing every episode's rows twice changes nothing."""
     torch.manual_seed(0)
@@ -333,10 +350,10 @@ class Still:
 def test_evaluation_draws_a_stochastic_target_afresh_at_every_step():
     """Twenty coins per episode: the returns' variance is a binomial one, not that of one coin thrown once."""
     learner = get_algorithm("fqe")(SPEC, {"hidden": (5,)})
-    task = Task("still", SPEC, lambda n, seed, device="cpu": Still(n), max_steps=20)
-    returns = evaluation.evaluate(learner, task, 400, 3, deterministic=learner.DETERMINISTIC)["returns"]
-    assert returns.mean().item() == pytest.approx(10, abs=4 * np.sqrt(5 / 400))
-    assert returns.var().item() == pytest.approx(5, rel=0.3)
+    task = Task("still", SPEC, lambda n, seed, device="cpu": Still(n), dataset, max_steps=20)
+    row = train(task, learner, TrainConfig(steps=0, final_episodes=400))["final"][0]
+    assert row["return_mean"] == pytest.approx(10, abs=4 * np.sqrt(5 / 400))
+    assert row["return_std"] ** 2 == pytest.approx(5, rel=0.3)
 
 
 # --- targets ----------------------------------------------------------------------------------------------------------
@@ -418,6 +435,9 @@ def test_a_checkpoint_s_policy_is_the_target(name, kind, make, tasks, tmp_path):
         noise = torch.randn(2, 6, 2)
         expected, _ = stored.policy.sample(stored.normalise(obs), noise[:1].expand(3, -1, -1))
         torch.testing.assert_close(loose.policy.sample(obs[:2], noise)[0][0], expected[1].clamp(-1, 1))
+    if name == "iql":
+        config = checkpoint.read(tmp_path / "policy.safetensors")[1]["config"]
+        assert of_replica(type(stored.config), config, 1, 3) == config | {"expectile": 0.7}
     with pytest.raises(UserError, match=r"replica=3 is not in .*; valid are 0 to 2"):
         make("fqe", kind, **target | {"replica": 3})
     with pytest.raises(UserError, match="acts on other observations or actions"):
@@ -478,7 +498,17 @@ def test_a_run_says_estimate_interval_and_truth(tmp_path, monkeypatch, capsys):
     assert keys <= evals[0].keys()
     assert evals[-1]["estimate"] == [row["estimate"] for row in summary["final"]]
     assert "(1 - gamma) V" in shown
-    assert f"{summary['final'][0]['exact']:.4g}" in shown
-    assert main(line.replace("soft:0.5", "sofd:1").replace("run", "other").split()) == 2
-    assert "target=sofd:1 is unknown" in capsys.readouterr().err
-    assert not (tmp_path / "other").exists()
+    assert all(f"{row['exact']:.4g}" in shown for row in summary["final"])
+
+
+def test_a_target_that_the_task_does_not_know_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    from fenchel.cli.run import main
+
+    (tmp_path / "unknown_mdp.py").write_text(
+        "from dataclasses import replace\nfrom fenchel import envs\n"
+        "def make():\n    return replace(envs.make('garnet-mixed'), mdp=None)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["env=unknown_mdp:make", "algo=fqe", "algo.target=optimal", f"out={tmp_path}/run"]) == 2
+    assert "target=optimal is known on tabular tasks only" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

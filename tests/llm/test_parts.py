@@ -232,6 +232,33 @@ def test_scores_and_links_make_the_named_objectives(key):
     torch.testing.assert_close(loss(with_options(get_recipe(key), **OPTIONS[key]), data, live), expected)
 
 
+def test_a_baseline_of_kto_is_never_negative():
+    data, live = rollout(G=2)
+    recipe = get_recipe("kto")
+    none = loss(recipe, replace(data, kl_estimate=None), live)
+    torch.testing.assert_close(loss(recipe, replace(data, kl_estimate=-data.kl_estimate), live), none)
+    assert (loss(recipe, data, live) != none).all()
+
+
+@pytest.mark.parametrize(("key", "option"), [("copg", "beta"), ("rebel", "eta"), ("dno", "eta")])
+def test_pairs_of_a_group_are_averaged(key, option):
+    """Over all ordered pairs of different answers, with the objective's own scale."""
+    from fenchel.theory.objectives import regression
+
+    recipe = with_options(get_recipe(key), **{option: 0.7})
+    prepared = recipe.prepare(DATA)
+    base = DATA.ref_logp if key == "copg" else DATA.old_logp
+    rho, a = (LIVE["logp"] - base).sum(-1), prepared.advantage
+    objective = {"copg": regression.contrastive, "rebel": preference.rebel, "dno": preference.dno}[key]
+    each = [
+        objective(rho[..., i], rho[..., j], a[..., i] - a[..., j], **{option: 0.7})
+        for i in range(4)
+        for j in range(4)
+        if i != j
+    ]
+    torch.testing.assert_close(loss(recipe, DATA, LIVE), torch.stack(each).mean((0, 2)))
+
+
 def test_the_discount_counts_from_the_answers_first_token():
     recipe = with_options(get_recipe("cpl"), gamma=0.5, alpha=1.0, conservative=1.0)
     data, live = rollout(G=2)

@@ -75,6 +75,17 @@ def test_all_numbers_are_those_of_the_logits(kind):
         assert logp[~mask].abs().max() == entropy[~mask].abs().max() == 0
 
 
+def test_what_a_support_says_outside_the_mask_does_not_count():
+    policy = make("transformer")
+    tokens, mask = everything(2)
+    support = support_of(policy, tokens, Decoding(top_p=0.9))
+    mask = mask & policy.logp(tokens, mask, support=support).isfinite()
+    empty = support * mask.unsqueeze(-1)
+    logp, other = (policy.logp(tokens, mask, support=x) for x in (support, empty))
+    assert torch.equal(logp, other)
+    assert gradient(policy, other).isfinite().all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_left_padding_changes_nothing(kind):
     policy = make(kind)

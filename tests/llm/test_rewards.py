@@ -20,6 +20,7 @@ from fenchel.llm.rewards.expression import evaluate
 from fenchel.llm.rewards.numbers import final_number
 from fenchel.llm.sequences import join
 from fenchel.llm.tasks import make
+from fenchel.llm.training import get_learner
 
 VALUES = [
     ("3*2+7", 13, (3, 2, 7)), ("(4+4)*7", 56, (4, 4, 7)), ("8-(3-2)", 7, (8, 3, 2)), ("7/2", Fraction(7, 2), (7, 2)),
@@ -194,6 +195,29 @@ def test_preferences(tmp_path):
     assert found[0] == (TALK, " la 0", " no 0")
     assert found[-1] == ("p", "a", "b")
     assert len(found) == len(HH) + 1
+
+
+def test_preferences_are_a_task(tmp_path):
+    rows = [{"prompt": f"{i}?", "chosen": "yes", "rejected": "no"} for i in range(40)]
+    task = make("llm/preferences", path=str(write(tmp_path / "pairs.jsonl", rows)))
+    problems = task.problems("train")
+    pairs = task.pairs(problems)
+    assert pairs.shape == (len(problems), 2, 4)
+    assert [task.text(row) for row in pairs[0].tolist()] == ["yes", "no"]
+    assert make("llm/sort").pairs(problems) is None
+    made = get_learner("dpo")(
+        task.spec, {"width": 16, "layers": 1, "heads": 2, "sft_steps": 5, "prompts": 8}, seeds=[0]
+    )
+    made.bind(task)
+    source = made.source(task)
+    accuracy = [made.scores(task, 4, 0)["preference_accuracy"][0]]
+    for _ in range(20):
+        made.step(source)
+    accuracy.append(made.scores(task, 4, 0)["preference_accuracy"][0])
+    assert accuracy[0] == 0.5
+    assert accuracy[1] > 0.9
+    with pytest.raises(UserError, match=r"env=llm/preferences has no verifier: take a recipe such as algo=dpo"):
+        get_learner("grpo")(task.spec, {"sft_steps": 5}).bind(task)
 
 
 DAMAGED = [

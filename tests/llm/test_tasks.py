@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from fenchel.errors import UserError
 from fenchel.llm.tasks import TASKS, get_task, make
+from fenchel.llm.tasks.files import FileTask
 from fenchel.llm.tasks.knights import NAMES
 
-GENERATED = [name for name in TASKS if name not in ("gsm8k", "svamp")]
+GENERATED = [name for name in TASKS if get_task(f"llm/{name}") is not FileTask]
 
 
 @cache

@@ -47,5 +47,5 @@ def test_names():
     for name in ("power:1", "power:x", "power:inf", "power"):
         with pytest.raises(UserError, match="power takes a number above 1"):
             get_regulariser(name)
-    with pytest.raises(UserError, match="regulariser=chi is unknown.*Did you mean 'chi2'"):
+    with pytest.raises(UserError, match=r"regulariser=chi is unknown.*Did you mean 'chi2'"):
         get_regulariser("chi")

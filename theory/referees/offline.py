@@ -132,12 +132,15 @@ def f_dvl(
 
 
 def _tie(data: Transitions, V: np.ndarray, Q: np.ndarray, mean: float, max_weight: float, tol: float = 1e-6) -> Answer:
-    """tv: w = 1 above the quantile, 0 below, and at it whatever makes E[w | s] = mean."""
+    """tv: w = 1 above the quantile, 0 below, and at it whatever makes E[w | s] = mean.
+
+    The weights jump at the quantile, where V is: those of one moment say nothing, and are NaN.
+    """
     above, at = Q > V[:, None] + tol, np.abs(Q - V[:, None]) <= tol
     left, there = mean * data.mass.sum(1) - (data.mass * above).sum(1), (data.mass * at).sum(1)
     weight = above + at * (left / np.where(there > 0, there, 1))[:, None]
     weight = np.minimum(weight / mean, max_weight)
-    return Answer(V, np.where(at, np.nan, weight), data.policy(weight), Q)
+    return Answer(V, np.full_like(weight, np.nan), data.policy(weight), Q)
 
 
 def ivl(data: Transitions, *, tau: float, inverse_temperature: float | None, max_weight: float = 100.0) -> Answer:

@@ -46,6 +46,7 @@ HELPERS = {  # not losses of one element; each has a test of its own
         "beta_tracker",
     },
     "regression": set(),
+    "ratio": set(),
 }
 # name: (hyper-parameters per replica, shapes of arguments that are not (R, B), arguments without a gradient by nature)
 CASES = {
@@ -57,6 +58,7 @@ CASES = {
     "value.gumbel": ({"temperature": (0.5, 2.0)}, {}, ()),
     "value.cql_penalty": ({"temperature": (0.5, 2.0)}, {"q_sampled": (K,)}, ()),
     "value.ensemble_similarity": ({}, {"gradient": (K, 3)}, ()),
+    "ratio.logistic_ratio": ({}, {}, ()),
     "value.categorical": ({}, {"logits": (K,), "probs_target": (K,)}, ()),
     "policy.nll": ({}, {}, ()),
     "policy.mse": ({}, {"action": (3,), "action_target": (3,)}, ()),
@@ -122,7 +124,6 @@ CASES = {
     "regression.contrastive": ({"beta": (0.1, 1.0)}, {}, ()),
     "regression.negative_aware": ({"floor": (0.1, 0.5)}, {}, ()),
     "regression.implicit_critic": ({"beta": (0.5, 1.0)}, {}, ()),
-    "ratio.logistic_ratio": ({}, {}, ()),
     "ratio.gradient_penalty": ({"norm": (0.5, 2.0)}, {"gradient": (3,)}, ()),
     "constraint.lagrangian": ({"budget": (0.1, 0.3)}, {}, ()),
     "constraint.multiplier_loss": ({"budget": (0.1, 0.3)}, {}, ()),
