@@ -129,8 +129,8 @@ the table's fixed point, and its rows say how far it is from it.
 - **V**: |V - V*| on the states of the data, mean by their shares and largest, as % of the range of V*. Of CQL it is
   max_a Q, of AWAC the policy's mean of Q, in `lqr` tasks Q on rows of the data.
 - **w**: |w - w*| on the pairs of the data, likewise, as % of the mean weight. Blank where the policy has no weights;
-  what the optimum leaves open (tv, whose weights jump at V; OptiDICE where its optimum does not go) is not compared. In `lqr`
-  tasks it is the actor instead: |a - K s|, as % of the actions' range.
+  what the optimum leaves open (tv, whose weights jump at V; OptiDICE where its optimum does not go) is not compared.
+  In `lqr` tasks it is the actor instead: |a - K s|, as % of the actions' range.
 - **J** is the exact policy's discounted return on the true MDP; **gap** is J less the learned policy's, as % of the
   range over deterministic policies (in `lqr` tasks: of the optimum's lead over uniform actions). It has two sides:
   negative is better than the exact policy. Columns: the policy by the dual's own weights, by AWR, by maximising Q.

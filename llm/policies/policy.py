@@ -126,14 +126,14 @@ class Policy:
     def _score(self, tokens: Tensor, mask: Tensor, temperature: Hyper, support: Tensor | None, chunk, terms) -> Tensor:
         if isinstance(temperature, float | int) and temperature <= 0:
             raise UserError(f"temperature={temperature} has no log-probabilities; valid is above 0.")
-        ids, *beside, back = self._align(tokens, *([] if support is None else [mask, support]))
+        ids, *beside, back = self._align(tokens, *([] if support is None else [support]))
         code = self.encode(ids).flatten(1, 2)
         rows = [code, ids.flatten(1, 2), *(x.flatten(1, 2) for x in beside)]
 
         def of(code: Tensor, ids: Tensor, *beside: Tensor) -> Tensor:
             z = temper(self.head(code), temperature)
-            if beside:  # outside the mask the law is whole, so that no row is empty
-                z = z.masked_fill(~(unpack(beside[1], self.vocabulary) | ~beside[0].unsqueeze(-1)), -torch.inf)
+            if beside:  # an empty support, outside the mask, gives NaN there and gets no gradient
+                z = z.masked_fill(~unpack(beside[0], self.vocabulary), -torch.inf)
             return terms(z, ids)
 
         if chunk is None:
