@@ -128,24 +128,24 @@ def test_returns_are_those_of_the_series():
 
 
 def test_a_row_of_the_study_says_how_far_a_learner_is():
-    """IQL is nearer after more steps; a row has every column's numbers per replica."""
-    short, long = (table_row(CASES[0], "stitchmaze-mixed", [0, 1], steps) for steps in (5, 400))
+    """A row has one number per replica in the columns of its policy, and smaller ones after more steps."""
+    short, long = (table_row(CASES[0], "stitchmaze-mixed", [0, 1], steps) for steps in (5, 500))
     assert short.keys() == long.keys()
-    for name in ("V mean %", "w mean %", "gap AWR %"):
+    for name in ("V mean %", "gap AWR %"):
         assert len(long[name]) == 2
-        assert max(np.abs(long[name])) < min(np.abs(short[name]))
+        assert np.abs(long[name]).mean() < np.abs(short[name]).mean()
     assert short["gap w* %"] is None
     assert {case.policy for case in CASES} == {"w*", "AWR", "max Q"}
 
 
 def test_a_critic_and_its_actor_come_near_the_regulators_closed_form():
-    short, long = (control_row(CONTROL[0], [0, 1], steps) for steps in (20, 800))
+    short, long = (control_row(CONTROL[0], [0, 1], steps) for steps in (20, 600))
     assert short.keys() == long.keys()
     for name in ("V mean %", "w mean %", "gap max Q %"):
         assert max(np.abs(long[name])) < max(np.abs(short[name])) / 3
 
 
-@pytest.mark.parametrize("case", [case for case in CONTROL if case.algo in ("td3_bc", "rebrac")])
+@pytest.mark.parametrize("case", [CONTROL[0], CONTROL[2], CONTROL[3]])
 def test_an_actor_ends_at_the_pulled_gain_given_its_critic(case):
     """The critic that the actor sees is the closed form's own."""
     task = make("lqr-mixed")
@@ -160,7 +160,7 @@ def test_an_actor_ends_at_the_pulled_gain_given_its_critic(case):
 
     learner = get_algorithm(case.algo)(task.spec, NETWORK | case.options | {"lr": 3e-3}, [0])
     learner.critic.__dict__["frozen"] = SimpleNamespace(of=of)
-    learner.fit(data, 800, normalize_obs=False)
+    learner.fit(data, 600, normalize_obs=False)
     states = data.obs[:500]
     off = learner.act(states[None])[0, :, 0].numpy() - (states.numpy() @ exact.K.T)[:, 0].clip(-1, 1)
     assert np.abs(off).mean() < 0.012

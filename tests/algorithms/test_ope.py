@@ -365,7 +365,7 @@ def target_of(name, spec=SPEC, task=None, **options):
     return learner
 
 
-def test_tabular_targets():
+def test_tabular_targets(tmp_path):
     best = max(
         (np.eye(A)[np.array([i >> s & 1 for s in range(S)])] for i in range(A**S)),
         key=lambda policy: true_value(policy)[0],
@@ -381,6 +381,11 @@ def test_tabular_targets():
         learner.obs_mean, learner.obs_std = torch.full((S,), 0.3), torch.full((S,), 0.1)  # as if normalised
         found = learner.policy.probs(learner.normalise(torch.eye(S)[None]))[0]
         np.testing.assert_allclose(found, policy, atol=1e-5)
+    learner = target_of("soft:0.3")
+    learner.save(tmp_path / "learner")
+    loaded = get_algorithm("fqe").load(tmp_path / "learner")  # knows its target without the task
+    assert torch.equal(loaded.act(torch.eye(S)[None], False), learner.act(torch.eye(S)[None], False))
+    assert torch.equal(loaded.policy.table, learner.policy.table)
 
 
 @pytest.mark.parametrize(
