@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import Tensor
+
+from fenchel.algorithms.networks import Schedule
+
 
 @dataclass
 class TokenConfig:
@@ -30,6 +34,8 @@ class TokenConfig:
     """the mass of the likeliest tokens that are sampled"""
     clip_grad: float | None = field(default=1.0, metadata={"range": (0, None)})
     """largest norm of one replica's gradient; null: no clipping"""
+    lr_rise: int = field(default=20, metadata={"range": (1, None)})
+    """updates over which the step size rises: Adam's first steps are whole ones, however uncertain their direction"""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """how the step size falls, from its full size at the first update towards 0 at the lr_steps-th"""
     lr_steps: int | None = field(default=None, metadata={"range": (1, None)})
@@ -68,3 +74,15 @@ class TokenConfig:
     """k of pass@k"""
     eval_answers: int = field(default=16, metadata={"range": (1, None)})
     """answers per test prompt in evaluations; at least k"""
+
+
+@dataclass(frozen=True)
+class Rise:
+    """A schedule of the step size: linearly up to its full size over `steps` updates, then as another one has it."""
+
+    steps: int
+    then: Schedule | None = None
+
+    def __call__(self, before: Tensor) -> Tensor:
+        share = ((before + 1) / self.steps).clamp(max=1)
+        return share if self.then is None else share * self.then(before)

@@ -21,7 +21,7 @@ from fenchel.algorithms.learner import Learner
 from fenchel.algorithms.networks import Adam
 from fenchel.errors import UserError
 from fenchel.llm import get_recipe
-from fenchel.llm.config import TokenConfig
+from fenchel.llm.config import Rise, TokenConfig
 from fenchel.llm.evaluation import evaluate
 from fenchel.llm.judge import Judge, make_judge
 from fenchel.llm.options import options, with_options
@@ -85,6 +85,11 @@ class TokenLearner(Learner):
         pairs = isinstance(self.recipe, PreferenceRecipe)
         if pairs and config.answers not in (None, self.recipe.group_size):
             raise UserError(f"algo.answers={config.answers} is not valid; this recipe takes {self.recipe.group_size}.")
+
+    def schedule(self, steps: int | None) -> None:
+        super().schedule(steps)
+        if not isinstance(self.optimiser.schedule, Rise):
+            self.optimiser.schedule = Rise(self.config.lr_rise, self.optimiser.schedule)
 
     @property
     def answers(self) -> int:

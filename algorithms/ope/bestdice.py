@@ -142,7 +142,7 @@ class BestDICE(Learner):
         scale = 1 - self.h.gamma
 
         def start(batch: Batch, chunk: int) -> Tensor:
-            value = common.average(self.value, self, batch["obs"], "start", chunk)[:, 0]
+            value = common.average(self.value, self, batch["obs"], "start", chunk, common.SAMPLES)[:, 0]
             return value + self.multiplier()
 
         def residual(batch: Batch, chunk: int) -> Tensor:

@@ -35,7 +35,7 @@ from fenchel.theory.solvers import solve
 BETAS = (0.0, 0.99)  # of Adam in a game, whose players momentum would make circle each other
 LEVEL = 0.95
 CHUNK = 2048  # rows of the data that a report passes through the networks at once
-SAMPLES = 10  # actions per state where a report cannot sum over them
+SAMPLES = 10  # actions per first state where a report cannot sum over them; next states are many, and have one
 
 Parts = Sequence[tuple[Tensor, Tensor]]  # an estimate as a sum of ratios of sums over episodes, (R, E) each
 
@@ -166,14 +166,14 @@ def mass_of(batch: Batch, gamma: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def average(critic: Critic, learner: Learner, obs: Tensor, name: str, chunk: int) -> Tensor:
+def average(critic: Critic, learner: Learner, obs: Tensor, name: str, chunk: int, samples: int = 1) -> Tensor:
     """E_pi critic(s, a), (R, E, B), for a report: in a Box the mean over actions that are the same in every report."""
     policy = learner.policy
     if learner.spec.discrete or policy.NOISE is None:
         return expectation(critic, learner, obs, None)
     draw, shape = getattr(learner.rng, policy.NOISE), (obs.shape[1], learner.spec.action.dim)
     parts = []
-    for k in range(SAMPLES):
+    for k in range(samples):
         noise = draw(f"report/{name}/{chunk}", shape, counter=k, dtype=learner.dtype)
         parts.append(expectation(critic, learner, obs, noise))
     return torch.stack(parts).mean(0)

@@ -15,8 +15,9 @@ E_D w, which is 1 only without terminals. The network gives (1 - gamma) nu, and 
 google-research/policy_eval: with it the two players circle each other.
 
 interval: percentiles over resamples of whole episodes of the estimate at the weights as they are. It covers the noise
-of rewards and of which episodes were seen, not the error of w itself. Where the data lack pairs that the target takes,
-nothing holds nu down there and L has no saddle point: `mass` = E_D[w c] then leaves 1.
+of rewards and of which episodes were seen, not the error of w itself; in tables, whose w makes up for which episodes
+were seen, it is too wide. Where the data lack pairs that the target takes, nothing holds nu down there and L has no
+saddle point: `mass` = E_D[w c] then leaves 1.
 """
 
 from __future__ import annotations

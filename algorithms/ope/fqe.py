@@ -86,7 +86,7 @@ class FQE(Learner):
     @torch.no_grad()
     def report(self, source: common.Episodes) -> dict[str, list]:
         def start(batch: Batch, chunk: int) -> Tensor:
-            return common.average(self.critic, self, batch["obs"], "start", chunk)
+            return common.average(self.critic, self, batch["obs"], "start", chunk, common.SAMPLES)
 
         counts = source.resampled.double()
         members = (counts * common.over(source.start, start)).sum(-1) / counts.sum(-1)

@@ -23,7 +23,7 @@ from fenchel.theory.mdp import TabularMDP
 
 SEEDS = list(range(10))
 # task -> T, about what actions differ by, in whose units temperatures are, and the steps of each case
-TASKS = {"fourrooms-mixed": (0.05, 8000), "garnet-mixed": (1.0, 6000), "stitchmaze-mixed": (0.1, 4000)}
+TASKS = {"fourrooms-mixed": (0.05, 8000), "garnet-mixed": (1.0, 6000), "stitchmaze-mixed": (0.1, 8000)}
 COMMON = {"layer_norm": False, "batch_size": 64, "lr_schedule": "cosine"}
 TABLE, NETWORK = COMMON | {"hidden": (), "lr": "T/10"}, COMMON | {"hidden": (64, 64), "lr": 1e-3}
 

@@ -27,6 +27,7 @@ BENCHES: dict[str, str] = {
     "solvers": "fenchel.cli.bench_solvers:rows",
     "online": "fenchel.cli.bench_online:rows",
     "offline": "fenchel.cli.bench_offline:rows",
+    "tokens": "fenchel.cli.bench_tokens:rows",
 }
 
 

@@ -1,8 +1,9 @@
-"""`bench tokens`: sampling, a GRPO and a DPO step against Hugging Face and TRL, and exact gradients over all answers.
+"""`bench tokens`: sampling, a GRPO and a DPO step against Hugging Face, and exact gradients over all answers.
 
 Models of one size and vocabulary with random weights, one thread, CPU time, both sides in turns. A GRPO step samples 4
 prompts x 8 answers, scores them, and takes one Adam step with a reference's KL; a DPO step takes 16 pairs, whose
-reference log-probabilities are computed in the step. The plain loop is the least that a Hugging Face model needs.
+reference log-probabilities are computed in the step. The peer is a plain loop over a model of transformers, which is
+the least that a trainer on such a model can take.
 """
 
 from __future__ import annotations
@@ -63,15 +64,6 @@ def _models(size: Size) -> Iterator[Row]:
         for name, (ours, theirs) in cases.items():
             mine, peer = turns(ours(size), theirs(size, folder))
             yield row(f"{name}, {size.name}", 1e3 * mine, 1e3 * peer, "ms", "plain loop, transformers")
-        if find_spec("trl") is not None:
-            from fenchel.cli.bench_trl import trl_dpo, trl_grpo
-
-            for name, ours, trl in (("GRPO step", grpo, trl_grpo), ("DPO step", dpo, trl_dpo)):
-                run, steps = ours(size), 40 if size.layers == 2 else 4
-                run(2)
-                both = [(seconds(run, time.process_time, steps), trl(size, folder, steps)) for _ in range(3)]
-                mine, peer = (statistics.median(column) for column in zip(*both, strict=True))
-                yield row(f"{name}, {size.name}", 1e3 * mine, 1e3 * peer, "ms", "TRL")
 
 
 def turns(mine: Updates, theirs: Updates) -> tuple[float, float]:
@@ -80,10 +72,11 @@ def turns(mine: Updates, theirs: Updates) -> tuple[float, float]:
     for run in (mine, theirs):
         run(2)
         steps.append(max(2, int(0.4 / seconds(run, time.perf_counter, 2))))
-    pairs = [(seconds(mine, time.process_time, steps[0]), seconds(theirs, time.process_time, steps[1]))]
-    for _ in range(ROUNDS - 1):
-        pairs.append((seconds(mine, time.process_time, steps[0]), seconds(theirs, time.process_time, steps[1])))
-    first, second = (statistics.median(column) for column in zip(*pairs, strict=True))
+    times = [
+        [seconds(run, time.process_time, n) for run, n in zip((mine, theirs), steps, strict=True)]
+        for _ in range(ROUNDS)
+    ]
+    first, second = (statistics.median(column) for column in zip(*times, strict=True))
     return first, second
 
 

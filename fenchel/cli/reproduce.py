@@ -71,15 +71,15 @@ class Evaluation:
 
 FOUR_ROOMS = (
     "env=fourrooms-mixed algo.target=soft:0.01 algo.gamma=0.95 preset=small algo.lr=1e-3 algo.lr_schedule=cosine "
-    "steps=6000 eval_episodes=0"
+    "eval_episodes=0"
 )
 MAZE = "env=stitchmaze-mixed algo=odice preset=small steps=3000 algo.gamma=0.95 algo.temperature=0.003 algo.lr=1e-3"
 # key -> an Ordering, an Evaluation, or "module:function" of a function() -> record without `key`, `seconds` and
 # `source_hash`
 REPRODUCTIONS: dict[str, Ordering | Evaluation | str] = {
-    "algo=dualdice": Evaluation(f"algo=dualdice {FOUR_ROOMS} algo.ratio_lr=3e-3"),
-    "algo=bestdice": Evaluation(f"algo=bestdice {FOUR_ROOMS} algo.ratio_lr=3e-3"),
-    "algo=fqe": Evaluation(f"algo=fqe {FOUR_ROOMS} algo.tau=0.05"),
+    "algo=dualdice": Evaluation(f"algo=dualdice {FOUR_ROOMS} algo.ratio_lr=3e-3 steps=6000"),
+    "algo=bestdice": Evaluation(f"algo=bestdice {FOUR_ROOMS} algo.ratio_lr=3e-3 steps=6000"),
+    "algo=fqe": Evaluation(f"algo=fqe {FOUR_ROOMS} algo.tau=0.05 algo.members=5 steps=3000"),
     "algo=iql": Ordering(
         "env=pointmaze-umaze algo=iql preset=small steps=20000", "env=pointmaze-umaze algo=bc preset=small steps=20000"
     ),

@@ -70,7 +70,7 @@ def test_extra_columns(make, tasks):
     batch = Sampler(rich, learner)(0)
     assert torch.equal(batch["cost"].long(), learner.blocks.draw(0, "integers", "batch", (7,), high=len(data)))
     assert batch["goal"].shape == (2, 7, 2, 3)
-    with pytest.raises(UserError, match="Needy needs the data column cost, but it has no extra columns"):
+    with pytest.raises(UserError, match="Needy needs the data column cost, but it has expert"):
         Sampler(data, learner)
 
 
