@@ -35,8 +35,8 @@ For Hopper, Walker2d and HalfCheetah these are D4RL's reference returns; the dat
 are not comparable cell by cell with scores on D4RL's data. The same configuration gives the same hash on one machine;
 between machines MuJoCo and the processor's rounding may differ in the last bit, which changes whole trajectories.
 
-Imitation: `*-imitation` and `stitchmaze-uncovered` have a column `expert`, 1 in the rows of the few demonstrations and 0
-in the others; their statistics are over both. `task.expert_episodes` (1) is how many demonstrations there are,
+Imitation: `*-imitation` and `stitchmaze-uncovered` have a column `expert`, 1 in the rows of the few demonstrations and
+0 in the others; their statistics are over both. `task.expert_episodes` (1) is how many demonstrations there are,
 `task.offline` whose the other rows are (random, medium, and medium-replay for robots; none leaves demonstrations alone,
 as `algo=bc` wants them), `task.expert_fraction` (0.1) which share of those is the expert's own without being marked.
 Data of your own take part through the same column. Imitation learners do not read rewards.
