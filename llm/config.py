@@ -52,6 +52,8 @@ class TokenConfig:
     """solutions per update of the warm start"""
     sft_lr: float = field(default=3e-3, metadata={"range": (0, None)})
     """step size of the warm start"""
+    sft_noise: float | None = field(default=None, metadata={"range": (0, 1)})
+    """share of the warm start's solutions with one wrong symbol; null: the task's own share"""
     sft_horizon: int = field(default=1000, metadata={"range": (1, None)})
     """updates over which a recipe's weight of demonstrations changes, if it does"""
     baseline_answers: int = field(default=8, metadata={"range": (1, None)})

@@ -182,7 +182,8 @@ class TokenLearner(Learner):
         if self.prompts % config.minibatches:
             raise UserError(f"algo.minibatches={config.minibatches} must divide a rollout's {self.prompts} prompts.")
         steps = task.SFT_STEPS if config.sft_steps is None else config.sft_steps
-        how = WarmStart(steps, config.sft_batch, config.sft_lr, config.width, config.layers, config.heads)
+        noise = task.SFT_NOISE if config.sft_noise is None else config.sft_noise
+        how = WarmStart(steps, config.sft_batch, config.sft_lr, noise, config.width, config.layers, config.heads)
         self.start = warm_start(task, how, self.dtype)
         if not self.steps:
             for network in (self.policy, self.reference):

@@ -2,6 +2,9 @@
 
     min  - mean over tokens of log pi(solution | prompt)        on the task's worked solutions, prompts uniform
 
+In a share `noise` of the solutions one symbol is wrong, as in data that people wrote. Without it the likelihood of unique
+solutions is stationary where training ends, and rewards have next to nothing to say beyond it.
+
 Processes that ask at once build once. The file's name has a hash of all that determines the numbers: the task's
 problems, the model's sizes and the options below.
 """
@@ -39,6 +42,7 @@ class WarmStart:
     steps: int
     batch: int
     lr: float
+    noise: float
     width: int
     layers: int
     heads: int
@@ -81,7 +85,8 @@ def train(task: TokenTask, how: WarmStart, dtype: torch.dtype) -> Transformer:
     with progress(f"warm start of {task.id}", how.steps) as advance:
         for step in range(how.steps):
             index = rng.integers("sft", len(problems), (how.batch,), counter=step)
-            optimiser.step(negative_log_likelihood(policy, tokens[index], mask[index]))
+            rows = corrupted(tokens[index], mask[index], task, rng, step, how.noise) if how.noise else tokens[index]
+            optimiser.step(negative_log_likelihood(policy, rows, mask[index]))
             advance(1)
     if not policy.flat.isfinite().all():
         raise UserError(f"The warm start of env={task.id} is not finite; lower algo.sft_lr={how.lr}.")
@@ -91,6 +96,18 @@ def train(task: TokenTask, how: WarmStart, dtype: torch.dtype) -> Transformer:
 def negative_log_likelihood(policy: Policy, tokens: Tensor, mask: Tensor) -> Tensor:
     """(R,): mean over the masked tokens of (R, B, L) sequences."""
     return -policy.logp(tokens, mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)
+
+
+def corrupted(tokens: Tensor, mask: Tensor, task: TokenTask, rng: Streams, step: int, share: float) -> Tensor:
+    """In a share of the solutions (R, B, L), one symbol, but not the end, is replaced by any symbol of the task.
+
+    A policy that has seen mistakes makes some, and knows better: what reinforcement can take away.
+    """
+    whether, where = rng.uniform("noise", (2, tokens.shape[1]), counter=step).unbind(1)
+    symbol = rng.integers("symbol", task.vocabulary - 1, (tokens.shape[1],), counter=step) + 1
+    place = mask.cumsum(-1) == 1 + (where * (mask.sum(-1) - 1)).long().unsqueeze(-1)
+    hit = place & mask & (whether < share).unsqueeze(-1) & (tokens != task.eos)
+    return torch.where(hit, symbol.unsqueeze(-1), tokens)
 
 
 def fingerprint(task: TokenTask) -> str:

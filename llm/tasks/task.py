@@ -132,6 +132,7 @@ class TokenTask:
     TITLE: ClassVar[str] = ""
     DRAWS: ClassVar[int] = 24  # random numbers that one attempt may use
     SFT_STEPS: ClassVar[int] = 1000  # of the warm start, unless an option says otherwise
+    SFT_NOISE: ClassVar[float] = 0.0  # share of its solutions that have a mistake
     SYMBOLS: ClassVar[str] = ""
     LEVELS: ClassVar[tuple[int, int, int]] = (1, 2, 9)  # lowest, default, highest difficulty
     TRAIN: ClassVar[int] = 4096  # problems to train on, unless an option says otherwise
