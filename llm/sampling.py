@@ -121,8 +121,8 @@ def _draw(logits: Tensor, uniform: Tensor, decoding: Decoding) -> tuple[Tensor, 
         z = z.masked_fill(~keep, -torch.inf)
     log_p = z.log_softmax(-1)
     mass = log_p.exp().cumsum(-1)
-    # the first token whose cumulative mass exceeds the number, so that one of mass 0 is never drawn
-    token = torch.searchsorted(mass, uniform.unsqueeze(-1) * mass[..., -1:], right=True)
+    # the first token whose cumulative mass reaches the number, which is above 0: never one of mass 0
+    token = torch.searchsorted(mass, uniform.unsqueeze(-1) * mass[..., -1:])
     token = token.clamp(max=logits.shape[-1] - 1)  # of a replica that has become NaN
     return token.squeeze(-1), log_p.gather(-1, token).squeeze(-1), keep
 

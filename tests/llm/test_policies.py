@@ -14,7 +14,7 @@ from fenchel.algorithms.networks import Adam
 from fenchel.errors import UserError
 from fenchel.llm.policies import make_policy
 from fenchel.llm.policies.tabular import Tabular
-from fenchel.llm.policies.transformer import SwiGLU, Transformer
+from fenchel.llm.policies.transformer import SwiGLU, Transformer, product
 from fenchel.llm.policies.value import PrefixValue, ValueHead
 from fenchel.llm.sampling import Decoding, sample, support_of
 from fenchel.llm.sequences import PAD, pad_left
@@ -156,11 +156,12 @@ def test_replicas_have_the_bits_of_single_runs(kind, dtype):
 
     def run(seeds):
         rng, policy = Streams(seeds), make(kind, seeds, dtype)
-        values = ValueHead(rng, policy, hidden=(16,)), PrefixValue(with_outputs(kind, 2, seeds, dtype))
+        heads = ValueHead(rng, policy, hidden=(16,)), ValueHead(rng, policy)
+        values = *heads, PrefixValue(with_outputs(kind, 2, seeds, dtype))
         optimiser = Adam(policy, *values, lr=0.01, clip=1.0)
         prompts, drawn = pad_left(PROMPTS).expand(len(seeds), -1, -1), []
         for step in range(3):
-            answers = sample(policy, prompts, 4, T, rng=rng, counter=step, decoding=Decoding(0.8, 3, 0.9))
+            answers = sample(policy, prompts, 5, T, rng=rng, counter=step, decoding=Decoding(0.8, 3, 0.9))
             tokens, mask, support = (x.flatten(1, 2) for x in (answers.tokens, answers.mask, answers.support))
             logp, entropy = policy.logp_and_entropy(tokens, mask, temperature=0.8, support=support)
             losses = [v(tokens).square().sum((1, 2)) for v in values]
@@ -172,6 +173,14 @@ def test_replicas_have_the_bits_of_single_runs(kind, dtype):
     for i, seed in enumerate([3, 5, 7]):
         for whole, own in zip(together, run([seed]), strict=True):
             assert torch.equal(whole[i : i + 1], own)
+
+
+def test_a_single_answer_has_the_bits_of_a_batch():
+    """One row would be computed by another routine, unless it is avoided."""
+    x, weight = (Streams([0, 1, 2]).normal(name, shape) for name, shape in (("x", (1, 208)), ("w", (208, 48))))
+    many = product(x, weight)
+    for i in range(3):
+        assert torch.equal(product(x[i : i + 1], weight[i : i + 1]), many[i : i + 1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -240,40 +249,6 @@ def test_swiglu_has_the_gradient_of_its_formula():
     far = torch.tensor([[[-1000.0, 1000.0, 1.0, 1.0]]], requires_grad=True)
     SwiGLU.apply(far).sum().backward()
     assert far.grad.isfinite().all()
-
-
-def test_values_are_of_the_prefix_before_a_token():
-    """Of a table, and of a linear head on its one-hot features, which reads out its own weights."""
-    policy, values = make("tabular"), PrefixValue(Tabular(Streams([0, 1]), TREE, PROMPTS, outputs=1, scale=1.0))
-    head = ValueHead(Streams([0, 1]), policy)
-    weight, bias = head.frozen.weights
-    tokens, _ = everything(2)
-    there = TREE.mask.repeat(len(PROMPTS), 1)
-    for v, table in ((head, (weight + bias)[:, : policy.states]), (values, values.body.table())):
-        answer = v(F.pad(tokens, (0, 1), value=PAD))
-        rows = table.view(2, len(PROMPTS), TREE.num_nodes)[:, :, TREE.nodes].flatten(1, 2)
-        assert answer.shape == (2, *tokens.shape[1:2], P + T + 1)
-        torch.testing.assert_close(answer[..., P : P + T][:, there], rows[:, there])
-    ended = head(F.pad(tokens, (0, 1), value=PAD))[:, TREE.lengths.repeat(len(PROMPTS)) == T][..., -1]
-    torch.testing.assert_close(ended, bias[..., 0].expand_as(ended))  # no feature is on after the end
-
-
-@pytest.mark.parametrize("kind", ["tabular", "transformer", "tied"])
-def test_values_are_networks(kind):
-    policy, tokens = make(kind), everything(2)[0]
-    for value in (ValueHead(Streams([0, 1]), policy, hidden=(16,)), PrefixValue(with_outputs(kind, 1))):
-        assert value(tokens).shape == tokens.shape
-        assert not value.frozen(tokens).requires_grad
-        target, before = value.target(), value(tokens).detach()
-        policy.grad.zero_()
-        Adam(value, lr=0.1).step(value(tokens)[..., P].sum(1))
-        assert policy.grad.abs().max() == 0
-        assert not torch.equal(value(tokens), before)
-        assert torch.equal(value.frozen(tokens), value(tokens))
-        assert torch.equal(target(tokens), before)
-        target.track(value, 1.0)
-        assert torch.equal(target(tokens), value(tokens))
-        assert list(value.state()) == ["flat"]
 
 
 def test_scoring_needs_no_number_on_the_host():

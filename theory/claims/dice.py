@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def _flow(p: Problem, names: Sequence[str] = tuple(F), initial: float = 1.0) -> 
     """d = ref times the slope of our loss in e, at our loss's minimum."""
     mdp, results = p["mdp"], []
     for name in names:
-        V = newton(lambda V, name=name: program(p, V, name, initial), above(p))
+        V = newton(partial(program, p, name=name, initial=initial), above(p))
         e = residual(mdp, V).requires_grad_()
         loss = dual.residual_dual(e, divergence=name, temperature=WEIGHT)
         w = torch.autograd.grad(loss.sum(), e)[0]
@@ -76,7 +77,7 @@ def _optidice(p: Problem, shifted: bool = True) -> ClaimReport:
             loss = dual.normalised_dual(e, m, divergence=name, temperature=WEIGHT)
             return expect(start(mdp), V) + total(p["ref"] * (loss if shifted else loss - m))
 
-        V = newton(lambda V, name=name: program(p, V, name), above(p))
+        V = newton(partial(program, p, name=name), above(p))
         w = F[name][2](residual(mdp, V) / WEIGHT)
         d = p["ref"] * w
         primal = total(d * mdp.r) - WEIGHT * divergence(name, d.clamp(min=0), p["ref"])

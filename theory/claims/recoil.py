@@ -8,6 +8,8 @@ arbitrary, as a few demonstrations have it, unless a claim says otherwise.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -66,7 +68,7 @@ def _duality(p: Problem, share_of_start: float = 1.0) -> ClaimReport:
     """Newton's minimum of our dual, the flow it implies and the primal value of that flow; weak duality elsewhere."""
     results = []
     for name, nonneg in (("chi2", False), ("chi2", True), ("kl", True)):
-        V = newton(lambda V, name=name, nonneg=nonneg: recoil(p, V, name, nonneg=nonneg), 0 * p["V"])
+        V = newton(partial(recoil, p, name=name, nonneg=nonneg), 0 * p["V"])
         d, primal = flow_of(p, V, name, 0.0 if nonneg else -torch.inf)
         found, other = (recoil(p, x, name, nonneg=nonneg) for x in (V, p["V"]))
         results += [flow_error(p["mdp"], share_of_start * d), (found - primal).abs(), primal - other]
@@ -92,7 +94,7 @@ def _floor(p: Problem, floored: bool = True) -> ClaimReport:
     b, mixed, floor = mixture(p)
     rival = occupancy(p["mdp"], p["policy"])
     for name in ("chi2", "kl"):
-        V = newton(lambda V, name=name: recoil(p, V, name, floored), 0 * p["V"])
+        V = newton(partial(recoil, p, name=name, floored=floored), 0 * p["V"])
         d, primal = flow_of(p, V, name, floor if floored else 0.0)
         other = -divergence(name, b * rival + (1 - b) * p["offline"], mixed)
         value = recoil(p, V, name, floored)
@@ -125,7 +127,7 @@ def _start_unseen(rng: Rng, n: int) -> Problem:
 
 def _gap(p: Problem) -> ClaimReport:
     """The value of the plain dual above the floored one, and the negative entry of its flow."""
-    plain, floored = (newton(lambda V, on=on: recoil(p, V, "chi2", on), p["V"]) for on in (False, True))
+    plain, floored = (newton(partial(recoil, p, name="chi2", floored=on), p["V"]) for on in (False, True))
     d, _ = flow_of(p, plain, "chi2", 0.0)
     gap = recoil(p, plain, "chi2") - recoil(p, floored, "chi2", True)
     return ClaimReport(worst(0.09 - gap, 0.17 + d.amin((-2, -1))), 0.0)
@@ -199,12 +201,12 @@ def _goals(p: Problem, redrawn: bool = False) -> ClaimReport:
     """The joint program's certificate, and its value as the weighted sum of the goals' own."""
     whole, results = joint(p, redrawn), []
     for name in ("chi2", "kl"):
-        V = newton(lambda V, name=name: recoil(whole, V, name, True), whole["V"])
+        V = newton(partial(recoil, whole, name=name, floored=True), whole["V"])
         d, primal = flow_of(whole, V, name, mixture(whole)[2])
         value = recoil(whole, V, name, True)
         each = []
         for part in p["parts"]:
-            alone = newton(lambda V, part=part, name=name: recoil(part, V, name, True), 0 * part["V"])
+            alone = newton(partial(recoil, part, name=name, floored=True), 0 * part["V"])
             each.append(recoil(part, alone, name, True))
         results += [flow_error(whole["mdp"], d), (value - primal).abs(), -d.amin((-2, -1))]
         results.append((value - expect(p["q"], torch.stack(each, -1))).abs())
