@@ -45,12 +45,11 @@ class Symbols:
     def encode(self, text: str) -> list[int]:
         """Raises UserError for a character that is not in the list; a word that is not is <unk>, if that is one."""
         units = list(text) if self.by == "character" else WORD.findall(text)
-        unknown = self.number.get(UNKNOWN)
-        ids = [self.number.get(unit, unknown) for unit in units]
-        if None in ids:
-            unit = units[ids.index(None)]
-            raise UserError(f"{self.by} {unit!r} is not in the tokenizer's list of {self.vocabulary - 1}.")
-        return ids
+        if UNKNOWN not in self.number:
+            for unit in units:
+                if unit not in self.number:
+                    raise UserError(f"{self.by} {unit!r} is not in the tokenizer's list of {self.vocabulary - 1}.")
+        return [self.number[unit if unit in self.number else UNKNOWN] for unit in units]
 
     def decode(self, ids: Iterable[int]) -> str:
         return ("" if self.by == "character" else " ").join(self.symbols[i] for i in ids if i > 0)

@@ -2,8 +2,8 @@
 
     min  - mean over tokens of log pi(solution | prompt)        on the task's worked solutions, prompts uniform
 
-In a share `noise` of the solutions one symbol is wrong, as in data that people wrote. Without it the likelihood of unique
-solutions is stationary where training ends, and rewards have next to nothing to say beyond it.
+In a share `noise` of the solutions one symbol is wrong, as in data that people wrote. Where solutions are unique and
+faultless their likelihood is stationary where training ends, and rewards have next to nothing to add.
 
 Processes that ask at once build once. The file's name has a hash of all that determines the numbers: the task's
 problems, the model's sizes and the options below.

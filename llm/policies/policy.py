@@ -45,6 +45,12 @@ class Policy:
     context: int
     eos: int | None
     width: int
+    flat: Any
+    grad: Any
+    frozen: Any
+    target: Callable[..., Any]
+    track: Callable[..., Any]
+    state: Callable[..., Any]
     encode: Callable[..., Any]
     head: Callable[..., Any]
     start: Callable[..., Any]

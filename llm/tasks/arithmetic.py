@@ -1,20 +1,19 @@
-"""Multi-digit arithmetic: `47*6=` -> `282`. The difficulty is the number of digits of both operands."""
+"""Multi-digit arithmetic: `47-6=` -> `41`. The difficulty is the number of digits of both operands."""
 
 from __future__ import annotations
 
 from fenchel.llm.tasks.task import Draws, Problem, TokenTask
 
-OPERATIONS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
-
 
 class Arithmetic(TokenTask):
-    """a o b with o one of + - *, each operand from 0 to 10^difficulty - 1. One answer is right, as it is written."""
+    """a + b or a - b, each operand from 0 to 10^difficulty - 1. One answer is right, as it is written."""
 
-    TITLE = "multi-digit sums, differences and products"
-    SYMBOLS = "0123456789+-*="
+    TITLE = "multi-digit sums and differences"
+    SYMBOLS = "0123456789+-="
     LEVELS = (1, 2, 6)
     TRAIN = 16_384
-    SFT_STEPS = 1500
+    SFT_STEPS = 600
+    SFT_NOISE = 0.3
     ENUMERABLE_SYMBOLS = SYMBOLS
 
     @property
@@ -23,11 +22,12 @@ class Arithmetic(TokenTask):
 
     @property
     def max_answer(self) -> int:
-        return 2 * self.difficulty + 1
+        """Digits, a carry or a sign, the end token."""
+        return self.difficulty + 2
 
     def problem(self, draws: Draws) -> Problem:
-        sign, a, b = draws.choice("+-*"), draws.below(10**self.difficulty), draws.below(10**self.difficulty)
-        return Problem(f"{a}{sign}{b}=", str(OPERATIONS[sign](a, b)))
+        sign, a, b = draws.choice((1, -1)), draws.below(10**self.difficulty), draws.below(10**self.difficulty)
+        return Problem(f"{a}{'+' if sign > 0 else '-'}{b}=", str(a + sign * b))
 
     def right(self, problem: Problem, answer: str) -> bool:
         return answer == problem.solution

@@ -51,6 +51,16 @@ def test_updates_need_no_number_on_the_host(key, options):
         assert all(loss.shape == (1,) for loss in learner.update(fakes).values())
 
 
+@pytest.mark.parametrize("key", BRIDGE)
+def test_targets_follow(key):
+    learner = get_bridge(key)(SPEC, SMALL | {"tau": 0.25, "lr": 0.01})
+    source, before = getattr(learner, "critic", learner.value), learner.target.flat.clone()
+    assert torch.equal(before, source.flat)
+    learner.step(PrefixSampler(scored(), learner))
+    assert torch.equal(learner.target.flat, before.lerp(source.flat, 0.25))
+    assert not torch.equal(learner.target.flat, source.flat)
+
+
 def test_transitions_are_equally_likely():
     tokens, mask, _ = answers()
     learner = get_bridge("iql")(SPEC, SMALL | {"batch_size": 3000, "places": 3, "gamma": 0.5}, [1], **F64)
