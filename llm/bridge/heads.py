@@ -83,7 +83,7 @@ class PrefixValues(Bodied):
 
     def __call__(self, obs: Prefix) -> Values:
         values = rows(self.body, obs)
-        return values.transpose(1, 2).contiguous() if self.members else values.squeeze(-1)
+        return values.transpose(1, 2) if self.members else values.squeeze(-1)
 
 
 class PrefixCritics(Bodied):
@@ -101,4 +101,4 @@ class PrefixCritics(Bodied):
 
     def raw(self, batch: dict[str, Any]) -> Float[Tensor, "R E M ..."]:
         table = rows(self.body, batch["obs"]).unflatten(-1, self.shape).transpose(1, 2)
-        return self.pick(table, batch["action"]).contiguous()
+        return self.pick(table, batch["action"])

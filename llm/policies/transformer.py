@@ -88,7 +88,7 @@ class Transformer(Network, Policy):
 
     def head(self, code: Float[Tensor, "R M width"]) -> Float[Tensor, "R M outputs"]:
         weight = self.weights[0].mT if self.tied else self.weights[-1]
-        return product(code, weight)[..., : self.outputs]
+        return torch.bmm(code, weight)[..., : self.outputs]
 
     def _trunk(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """(R, B, L) -> (R, B, L, width), and each layer's keys and values (R * B, 2, heads, L, width / heads)."""
@@ -96,11 +96,11 @@ class Transformer(Network, Policy):
         x = embed(self.weights[0], ids.flatten(1))
         kept = []
         for w_qkv, w_o, w_up, w_down in self._blocks():
-            qkv = self._rotated(product(norm(x), w_qkv), R * B, L, 0)
+            qkv = self._rotated(torch.bmm(norm(x), w_qkv), R * B, L, 0)
             q, k, v = qkv.unbind(1)
             o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-            x = x + product(o.transpose(1, 2).reshape(R, B * L, -1), w_o)
-            x = x + product(SwiGLU.apply(product(norm(x), w_up)), w_down)
+            x = x + torch.bmm(o.transpose(1, 2).reshape(R, B * L, -1), w_o)
+            x = x + torch.bmm(SwiGLU.apply(torch.bmm(norm(x), w_up)), w_down)
             kept.append(qkv[:, 1:])
         return norm(x).unflatten(1, (B, L)), kept
 
@@ -138,22 +138,15 @@ class Transformer(Network, Policy):
         bias = None if cache["bias"] is None else cache["bias"][..., : t + 1]
         x = embed(self.weights[0], token)
         for past, (w_qkv, w_o, w_up, w_down) in zip(cache["past"], self._blocks(), strict=True):
-            qkv = self._rotated(product(norm(x), w_qkv), R * B, 1, t)
+            qkv = self._rotated(torch.bmm(norm(x), w_qkv), R * B, 1, t)
             seen = past[..., : t + 1, :]
             seen[..., t:, :] = qkv[:, 1:]
             k, v = seen.unbind(1)
             o = F.scaled_dot_product_attention(qkv[:, 0], k, v, attn_mask=bias)
-            x = x + product(o.view(R, B, -1), w_o)
-            x = x + product(SwiGLU.apply(product(norm(x), w_up)), w_down)
+            x = x + torch.bmm(o.view(R, B, -1), w_o)
+            x = x + torch.bmm(SwiGLU.apply(torch.bmm(norm(x), w_up)), w_down)
         cache["column"] = t + 1
         return self.head(norm(x))
-
-
-def product(x: Float[Tensor, "R M i"], weight: Float[Tensor, "R i o"]) -> Float[Tensor, "R M o"]:
-    """One matrix product per replica; a single row is sent twice, or another routine (gemv) would compute it."""
-    if len(x) == 1 and x.shape[1] == 1:
-        return torch.bmm(x.expand(2, -1, -1), weight.expand(2, -1, -1))[:1]
-    return torch.bmm(x, weight)
 
 
 def embed(table: Float[Tensor, "R V width"], ids: Int[Tensor, "R M"]) -> Float[Tensor, "R M width"]:

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Self
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from fenchel.algorithms.networks import MLP
-from fenchel.llm.policies.policy import Hyper, Policy, Tokens, aligned
+from fenchel.llm.policies.policy import Hyper, Policy, Tokens
 from fenchel.theory.rng import Streams
 
 
@@ -66,6 +65,4 @@ class ValueHead(MLP):
 
     def _values(self, code: Tensor) -> Tensor:
         rows = self.trunk.hidden_of(code).flatten(1, 2)
-        n = rows.shape[1]
-        rows = F.pad(rows, (0, 0, 0, aligned(n) - n))  # or the bits of a product's gradient would depend on R
-        return super().__call__(rows)[:, :n, 0].unflatten(1, code.shape[1:3])
+        return super().__call__(rows).squeeze(-1).unflatten(1, code.shape[1:3])

@@ -14,7 +14,7 @@ from fenchel.algorithms.networks import Adam
 from fenchel.errors import UserError
 from fenchel.llm.policies import make_policy
 from fenchel.llm.policies.tabular import Tabular
-from fenchel.llm.policies.transformer import SwiGLU, Transformer, product
+from fenchel.llm.policies.transformer import SwiGLU, Transformer
 from fenchel.llm.policies.value import PrefixValue, ValueHead
 from fenchel.llm.sampling import Decoding, sample, support_of
 from fenchel.llm.sequences import PAD, pad_left
@@ -175,12 +175,15 @@ def test_replicas_have_the_bits_of_single_runs(kind, dtype):
             assert torch.equal(whole[i : i + 1], own)
 
 
-def test_a_single_answer_has_the_bits_of_a_batch():
-    """One row would be computed by another routine, unless it is avoided."""
-    x, weight = (Streams([0, 1, 2]).normal(name, shape) for name, shape in (("x", (1, 208)), ("w", (208, 48))))
-    many = product(x, weight)
-    for i in range(3):
-        assert torch.equal(product(x[i : i + 1], weight[i : i + 1]), many[i : i + 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_single_answer_has_the_bits_of_a_batch(dtype):
+    """One row per product, which another routine might compute."""
+    policy, prompt = make("transformer", [3, 5], dtype), torch.tensor([[[1, 2, 3]]])
+    both = sample(policy, prompt.expand(2, -1, -1), 1, T, rng=Streams([3, 5]))
+    for i, seed in enumerate([3, 5]):
+        own = sample(make("transformer", [seed], dtype), prompt, 1, T, rng=Streams([seed]))
+        assert torch.equal(both.tokens[i : i + 1], own.tokens)
+        assert torch.equal(both.logp[i : i + 1], own.logp)
 
 
 @pytest.mark.parametrize("kind", KINDS)
