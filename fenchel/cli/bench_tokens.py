@@ -268,5 +268,5 @@ def _exact() -> Iterator[Row]:
         run = repeated(step)
         run(5)
         time_of = statistics.median(seconds(run, time.process_time, 20) for _ in range(ROUNDS))
-        case = f"exact objective and gradient, {tree.num_completions} sequences, {runs} run{'s' * (runs > 1)}"
+        case = f"exact objective and gradient, {vocabulary}^{length} sequences, {runs} run{'s' * (runs > 1)}"
         yield row(case, 1e3 * time_of, None, "ms", "")
