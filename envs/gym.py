@@ -94,9 +94,13 @@ class GymEnv:
 
     def reset(self, seeds: Tensor, mask: Tensor | None = None) -> Tensor:
         for i in range(self.n) if mask is None else mask.nonzero()[:, 0].tolist():
-            self.obs[i] = self._flat(self.envs[i].reset(seed=int(seeds[i]) & 0x7FFFFFFF)[0])
+            self.obs[i] = self._flat(self.begin(i, int(seeds[i])))
             self.over[i] = False
         return self._observed()
+
+    def begin(self, i: int, seed: int) -> Any:
+        """Start an episode in copy i; its first observation."""
+        return self.envs[i].reset(seed=seed & 0x7FFFFFFF)[0]
 
     def step(self, action: Tensor) -> Step:
         numbers = action.detach().cpu().numpy()
@@ -155,29 +159,15 @@ def task(id: str, **options: Any) -> Task:
     """`gym:<id>`: options are passed to gymnasium.make."""
     import gymnasium
 
-    return _registered(id, gymnasium, options)
+    return registered(id, gymnasium, options)
 
 
 def mo_task(id: str, **options: Any) -> Task:
     """`mo:<id>` of mo-gymnasium; rewards are vectors (n, K)."""
-    return _registered(id, _module("mo", "mo_gymnasium"), options)
+    return registered(id, foreign_module("mo", "mo_gymnasium"), options)
 
 
-def ogbench_task(id: str, **options: Any) -> Task:
-    """`ogbench:<data set>`: the environment of an OGBench data set; its files are not downloaded.
-
-    OGBench names tasks by data set: `pointmaze-medium-navigate-singletask-v0` is the environment
-    `pointmaze-medium-singletask-v0`; names without a data-set type are environments already.
-    """
-    _module("ogbench", "ogbench")
-    import gymnasium
-
-    kinds = ("navigate", "stitch", "explore", "play", "noisy", "easy", "hard")
-    words = [word for word in id.partition(":")[2].split("-") if word not in kinds]
-    return _registered("ogbench:" + "-".join(words), gymnasium, {"render_mode": None} | options, given=id)
-
-
-def _registered(id: str, module: Any, options: dict[str, Any], given: str | None = None) -> Task:
+def registered(id: str, module: Any, options: dict[str, Any], given: str | None = None) -> Task:
     from gymnasium import error
 
     prefix, _, name = id.partition(":")
@@ -204,7 +194,7 @@ def _registered(id: str, module: Any, options: dict[str, Any], given: str | None
         raise UserError(f"env={given or id} refuses task.* options {sorted(options)}: {wrong}") from None
 
 
-def _module(prefix: str, name: str) -> Any:
+def foreign_module(prefix: str, name: str) -> Any:
     from importlib import import_module
 
     try:

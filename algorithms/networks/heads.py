@@ -23,13 +23,15 @@ Batch = dict[str, Tensor]
 
 
 class Value(MLP):
-    """V(s): (R, B, obs_dim) -> (R, B), or (R, E, B) with `members`."""
+    """V(s): (R, B, obs_dim) -> (R, B), or (R, E, B) with `members`; one more axis (K,) where the task has objectives."""
 
     def __init__(self, rng: Streams, name: str, spec: Spec, hidden: Sequence[int], **options: Any):
-        super().__init__(rng, name, spec.obs_dim, 1, hidden, **options)
+        self.vector = spec.objectives is not None
+        super().__init__(rng, name, spec.obs_dim, spec.objectives or 1, hidden, **options)
 
     def __call__(self, obs: Tensor) -> Tensor:
-        return super().__call__(obs).squeeze(-1)
+        out = super().__call__(obs)
+        return out if self.vector else out.squeeze(-1)
 
 
 class Critic(MLP):
@@ -104,7 +106,8 @@ class Gaussian(MLP):
     """A diagonal Gaussian.
 
     squash: "mean" is N(tanh(m(s)), std), as in IQL; "sample" is tanh(N(m(s), std)), as in SAC; "none" is N(m(s), std).
-    std: "shared" has one log-std per dimension, 0 at first; "state" has it as a second output of the network.
+    std: "shared" has one log-std per dimension, 0 at first; "state" has it as a second output of the network; "unit" is
+    1 throughout, so that the log-density is half a squared error.
     """
 
     NOISE = "normal"
@@ -117,19 +120,22 @@ class Gaussian(MLP):
         hidden: Sequence[int],
         *,
         squash: Literal["mean", "sample", "none"] = "mean",
-        std: Literal["shared", "state"] = "shared",
+        std: Literal["shared", "state", "unit"] = "shared",
         log_std_range: tuple[float, float] = (-5.0, 2.0),
         **options: Any,
     ):
-        dim, shared = spec.action.dim, std == "shared"
-        outputs, extra = (dim, [(1, dim)]) if shared else (2 * dim, [])
-        self.squash, self.shared, self.log_std_range = squash, shared, log_std_range  # before `frozen` copies them
+        dim = spec.action.dim
+        outputs, extra = 2 * dim if std == "state" else dim, [(1, dim)] if std == "shared" else []
+        self.squash, self.std, self.log_std_range = squash, std, log_std_range  # before `frozen` copies them
         super().__init__(rng, name, spec.obs_dim, outputs, hidden, extra=extra, **options)
 
     def parameters(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (R, B, dim) and log-std, before a squashed sample's tanh."""
         out = self(obs)
-        mean, log_std = (out, self.weights[-1]) if self.shared else out.chunk(2, dim=-1)
+        if self.std == "state":
+            mean, log_std = out.chunk(2, dim=-1)
+        else:
+            mean, log_std = out, self.weights[-1] if self.std == "shared" else torch.zeros_like(out)
         if self.squash == "mean":
             mean = torch.tanh(mean)
         return mean, log_std.clamp(*self.log_std_range)

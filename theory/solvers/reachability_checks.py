@@ -92,12 +92,15 @@ def _not_refuted(mdp: TabularMDP, goal: Tensor, infinite: Tensor) -> Tensor:
     that cannot reach the goal along allowed actions, and actions that may lead to dropped ones.
     """
     alive = torch.ones_like(goal)
+    if not infinite.any():
+        return infinite.to(mdp.P).amax(-1)
     allowed = mdp.mask.expand(len(goal), *mdp.mask.shape)
-    for _ in range(mdp.num_states):
+    while True:
         adjacency = ((mdp.P > 0) & allowed[..., None]).any(-2).to(mdp.dtype)
-        path = goal.to(mdp.dtype)
-        for _ in range(mdp.num_states):
-            path = torch.maximum(path, ((adjacency @ path[..., None])[..., 0] > 0).to(mdp.dtype))
-        alive = path > 0
+        path, before = goal, torch.zeros_like(goal)
+        while not torch.equal(path, before):
+            path, before = path | ((adjacency @ path.to(mdp.dtype)[..., None])[..., 0] > 0), path
+        if torch.equal(path, alive):
+            return (infinite & alive).to(mdp.P).amax(-1)
+        alive = path
         allowed = allowed & ~((mdp.P > 0) & ~alive[:, None, None, :]).any(-1)
-    return (infinite & alive).to(mdp.P).amax(-1)
