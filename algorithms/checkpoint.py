@@ -77,10 +77,13 @@ def copy_into(mine: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
 def spec_to_json(spec: Spec) -> dict[str, Any]:
     action = spec.action
     kind = {"n": action.n} if isinstance(action, Discrete) else {"low": action.low, "high": action.high}
-    return {"obs_dim": spec.obs_dim, "action": kind, "extras": spec.extras}
+    plain = {name: getattr(spec, name) for name in ("obs_dim", "extras", "goal", "objectives")}
+    return plain | {"action": kind}
 
 
 def spec_from_json(data: dict[str, Any]) -> Spec:
     kind = data["action"]
     action = Discrete(kind["n"]) if "n" in kind else Box(tuple(kind["low"]), tuple(kind["high"]))
-    return Spec(data["obs_dim"], action, {name: tuple(shape) for name, shape in data["extras"].items()})
+    extras = {name: tuple(shape) for name, shape in data["extras"].items()}
+    goal = tuple(data["goal"]) if data["goal"] is not None else None
+    return Spec(data["obs_dim"], action, extras, goal, data["objectives"])

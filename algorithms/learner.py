@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 STD_FLOOR = 1e-3  # added to the standard deviation of observations, as in TD3+BC
 
 
+def refuse_vectors(learner: Learner, task: Task) -> None:
+    """Raises UserError when the task has vector rewards, which the learner does not take."""
+    if task.metadata.get("objectives") and "objectives" not in learner.NEEDS:
+        raise UserError(f"env={task.id} has vector rewards; {type(learner).__name__} learns from a single reward.")
+
+
 class Learner:
     """A learner writes `setup` (networks, targets and optimisers as attributes) and `update`; `self.policy` acts.
 
@@ -47,6 +53,7 @@ class Learner:
     ACTIONS: ClassVar[tuple[str, ...]] = ("box", "discrete")
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
     ONLINE: ClassVar[bool] = False
+    GOALS: ClassVar[bool] = False  # acts towards a goal that is given beside the observation
     BEGINS: ClassVar[bool] = False  # evaluated before the first update too, as it does not begin at random
     DETERMINISTIC: ClassVar[bool] = True  # whether evaluation runs the policy's mode, or samples from it
 
@@ -153,6 +160,9 @@ class Learner:
         The base class binds the learner to the task and samples `task.dataset()`.
         """
         self.bind(task)
+        refuse_vectors(self, task)
+        if task.metadata.get("goals") and not self.GOALS:
+            raise UserError(f"env={task.id} has goals and no reward, from which {type(self).__name__} learns.")
         if task.dataset is None:
             raise UserError(f"env={task.id} has no data set, which {type(self).__name__} needs.")
         data = task.dataset()
@@ -190,12 +200,17 @@ class Learner:
     # --- acting -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def act(self, obs: Tensor, deterministic: bool = True, counter: int | None = None) -> Tensor:
+    def act(
+        self, obs: Tensor, deterministic: bool = True, counter: int | None = None, goal: Tensor | None = None
+    ) -> Tensor:
         """obs (R, N, obs_dim) as the environment gives it -> actions (R, N, dim) in the box, or (R, N) int64.
 
         A stochastic action is drawn from stream "act" at `counter`, by default the number of such calls so far.
+        goal (R, N, goal_dim), for learners with GOALS: where to.
         """
         obs = self.normalise(obs)
+        if self.GOALS:
+            obs = self.towards(obs, goal)
         law = self.policy.NOISE
         if deterministic or law is None:
             action = self.policy.mode(obs)
@@ -206,8 +221,14 @@ class Learner:
             action, _ = self.policy.sample(obs, noise)
         return action if self.spec.discrete else self.spec.action.scale(action.clamp(-1, 1))
 
-    def predict(self, obs: np.ndarray, replica: int = 0, deterministic: bool = True) -> tuple[np.ndarray, None]:
-        """obs (N, obs_dim) or (obs_dim,) -> (actions, None), as in stable-baselines3."""
+    def towards(self, obs: Tensor, goal: Tensor | None) -> Tensor:
+        """What the policy of a learner with GOALS sees: normalised obs (R, N, obs_dim), and goal as it is given."""
+        raise NotImplementedError
+
+    def predict(
+        self, obs: np.ndarray, replica: int = 0, deterministic: bool = True, goal: np.ndarray | None = None
+    ) -> tuple[np.ndarray, None]:
+        """obs (N, obs_dim) or (obs_dim,) -> (actions, None), as in stable-baselines3; goal likewise, for GOALS."""
         given = torch.as_tensor(np.asarray(obs), device=self.device).to(self.dtype)
         if given.shape[-1:] != (self.spec.obs_dim,) or given.ndim > 2:
             raise UserError(
@@ -216,7 +237,10 @@ class Learner:
         if not 0 <= replica < self.R:
             raise UserError(f"replica={replica} is not there; valid are 0 to {self.R - 1}.")
         rows = given.reshape(1, -1, self.spec.obs_dim).expand(self.R, -1, -1)
-        action = self.act(rows, deterministic)[replica]
+        if goal is not None:
+            target = torch.as_tensor(np.asarray(goal), device=self.device).to(self.dtype)
+            goal_rows = target.reshape(1, -1, target.shape[-1]).expand(self.R, rows.shape[1], -1)
+        action = self.act(rows, deterministic, goal=None if goal is None else goal_rows)[replica]
         return (action if given.ndim == 2 else action[0]).cpu().numpy(), None
 
     # --- state --------------------------------------------------------------------------------------------------
@@ -251,6 +275,11 @@ class Learner:
             "dtype": str(self.dtype).removeprefix("torch."),
         }
 
+    @classmethod
+    def read_spec(cls, data: dict[str, Any]) -> Spec:
+        """The spec in a header."""
+        return checkpoint.spec_from_json(data)
+
     def save(self, path: str | Path) -> None:
         """One file of tensors (safetensors) with a JSON header; nothing in it is ever executed."""
         checkpoint.write(Path(path), self.state_dict(), self.header())
@@ -261,7 +290,7 @@ class Learner:
         tensors, header = checkpoint.read(Path(path))
         if header.get("learner") != cls.__name__:
             raise UserError(f"{path} holds a {header.get('learner')}, not a {cls.__name__}.")
-        spec, dtype = checkpoint.spec_from_json(header["spec"]), getattr(torch, header["dtype"])
+        spec, dtype = cls.read_spec(header["spec"]), getattr(torch, header["dtype"])
         learner = cls(spec, header["config"], header["seeds"], device, dtype)
         learner.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith("source.")})
         return learner

@@ -200,8 +200,9 @@ class Loop:
         mode = self.learner.DETERMINISTIC
         results = evaluation.evaluate(self.learner, self.task, episodes, step, self.envs[episodes], mode)
         for i in self.diverged:
-            results["returns"][i] = math.nan
-        return evaluation.summarise(self.task, results)
+            for name in results.keys() & {"returns", "cost"}:
+                results[name][i] = math.nan
+        return evaluation.summarise(self.task, results, getattr(self.learner, "limits", None))
 
     def _report(self) -> dict[str, list]:
         """The learner's own report; None for replicas that are not finite."""

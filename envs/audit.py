@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fenchel.errors import UserError
+from fenchel.theory.budgets import UNITS
 
 if TYPE_CHECKING:
     from fenchel.envs.dataset import OfflineDataset
@@ -25,7 +26,7 @@ JUMP = 20.0  # a step this many times larger than the 99.9 % quantile of all ste
 @dataclass(frozen=True)
 class Finding:
     level: str  # "fault" or "warning"
-    kind: str  # "nan", "overlap", "stitch", "boundary", "reward", "timeout", "end", "action", "constant"
+    kind: str  # "nan", "overlap", "stitch", "boundary", "reward", "timeout", "end", "action", "constant", "cost"
     message: str
     rows: tuple[int, ...] = ()  # the first few row numbers
 
@@ -47,7 +48,7 @@ def audit(data: OfflineDataset) -> list[Finding]:
     found = not_finite(data)
     if found:  # comparisons below mean nothing with NaN in the columns
         return found
-    found = overlap(data) + continuity(data) + rewards(data) + lengths(data) + actions(data)
+    found = overlap(data) + continuity(data) + rewards(data) + costs(data) + lengths(data) + actions(data)
     return [f for f in found if f is not None]
 
 
@@ -89,7 +90,7 @@ def continuity(data: OfflineDataset) -> list[Finding]:
             text = f"{_count(torn)} rows inside an episode do not lead to the next row: episodes were stitched"
             found.append(_finding("fault", "stitch", text, torn))
     found += _running_on(data, same & end[:-1])
-    if not found:
+    if not found and not data.meta.get("jumps"):
         found += _jumps(data)
     return found
 
@@ -133,8 +134,23 @@ def rewards(data: OfflineDataset) -> list[Finding]:
         if bool(out.any()):
             text = f"{_count(out)} rewards lie outside the declared range [{low:g}, {high:g}]"
             return [_finding("fault", "reward", text, out)]
-    if len(reward) > 1 and bool((reward == reward[:1]).all()) and not bool(data.terminal.any()):
+    silent = len(reward) > 1 and bool((reward == reward[:1]).all()) and not bool(data.terminal.any())
+    if silent and not data.meta.get("goals"):
         return [Finding("warning", "constant", "all rewards are equal and no row is terminal: nothing can be learned")]
+    return []
+
+
+def costs(data: OfflineDataset) -> list[Finding]:
+    """A declared budget (meta "budget_kind", one of `UNITS`) needs a column cost: one number per row, at least 0."""
+    kind, cost = data.meta.get("budget_kind"), data.extras.get("cost")
+    if kind is not None and kind not in UNITS:
+        return [Finding("fault", "cost", f"budget_kind={kind} is no unit of budgets; valid are {', '.join(UNITS)}")]
+    if cost is None:
+        return [] if kind is None else [Finding("fault", "cost", "a budget is declared, and there is no column cost")]
+    if cost.dim() != 1:
+        return [Finding("fault", "cost", f"column cost must have shape (rows,), and it has {tuple(cost.shape)}")]
+    if bool((cost < 0).any()):
+        return [_finding("fault", "cost", f"{_count(cost < 0)} costs are negative", cost < 0)]
     return []
 
 

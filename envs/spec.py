@@ -44,12 +44,16 @@ class Discrete:
 class Spec:
     """Observations are float vectors (obs_dim,): a task with discrete states gives them as one-hot vectors.
 
-    extras: names of further batch columns that the task's data has ("cost", "goal", ...), with their shapes.
+    extras: names of further batch columns that the task's data has ("cost", "expert", ...), with their shapes.
+    goal: of a task with goals, the coordinates of an observation that make the goal which it attains.
+    objectives: the number K of entries of a reward; None where it is a single number.
     """
 
     obs_dim: int
     action: Box | Discrete
     extras: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    goal: tuple[int, ...] | None = None
+    objectives: int | None = None
 
     @property
     def discrete(self) -> bool:

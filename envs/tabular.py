@@ -35,15 +35,27 @@ def continuation(mdp: TabularMDP) -> Tensor:
 class TabularEnv:
     """n copies of one MDP; a BatchedEnv. `state` (n,) int64. A step of copy i is a function of its reset seed and age.
 
+    cost: the MDP is a constrained one, r (2, S, A); channel 0 is the reward, and channel 1 goes to info["cost"].
     Raises UserError for a batch of MDPs, and for an action that does not exist in a copy's state.
     """
 
-    def __init__(self, mdp: TabularMDP, n: int, *, max_steps: int = 100, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        mdp: TabularMDP,
+        n: int,
+        *,
+        max_steps: int = 100,
+        cost: bool = False,
+        device: torch.device | str = "cpu",
+    ):
         if mdp.batch_shape:
             raise UserError(f"a tabular environment takes one MDP, not a batch of shape {tuple(mdp.batch_shape)}.")
+        if cost and mdp.num_channels != 2:
+            raise UserError(f"a constrained environment takes r (2, S, A), reward and cost, not {tuple(mdp.r.shape)}.")
         self.n, self.max_steps, self.device = n, max_steps, torch.device(device)
         self.mdp = mdp = mdp.to(device=device, dtype=torch.float64)
-        self.spec = Spec(mdp.num_states, Discrete(mdp.num_actions))
+        self.cost = cost
+        self.spec = Spec(mdp.num_states, Discrete(mdp.num_actions), {"cost": ()} if cost else {})
         self._start, self._next = _cumulative(mdp.mu0), _cumulative(mdp.P)
         self._survive = continuation(mdp) / mdp.P.clamp(min=torch.finfo(torch.float64).tiny)
         self.state = torch.zeros(n, dtype=torch.int64, device=device)
@@ -70,8 +82,9 @@ class TabularEnv:
         self.t = self.t + 1
         terminal = u[:, 1] >= self._survive[s, a, self.state]
         reward = _channels(mdp)[:, s, a].T.float()
-        reward = reward if mdp.num_channels else reward[:, 0]
-        return Step(self._obs(), reward, terminal, ~terminal & (self.t >= self.max_steps), {})
+        info = {"cost": reward[:, 1]} if self.cost else {}
+        reward = reward if mdp.num_channels and not self.cost else reward[:, 0]
+        return Step(self._obs(), reward, terminal, ~terminal & (self.t >= self.max_steps), info)
 
     def _obs(self) -> Tensor:
         return torch.nn.functional.one_hot(self.state, self.mdp.num_states).float()

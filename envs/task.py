@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -58,6 +58,11 @@ class Task:
     mdp: TabularMDP | None = None
     max_steps: int = 1000
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Learners know the number of objectives by the spec; tasks declare it once, in `metadata`."""
+        if self.spec.objectives != self.metadata.get("objectives"):
+            object.__setattr__(self, "spec", replace(self.spec, objectives=self.metadata.get("objectives")))
 
     def normalized(self, ret: Tensor) -> Tensor:
         """100 (return - random) / (expert - random); NaN where no reference is known."""

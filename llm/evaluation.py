@@ -13,7 +13,7 @@ temperature 1, of the whole law. The KL is to the warm start, which the referenc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,20 +33,23 @@ if TYPE_CHECKING:
     from fenchel.llm.training import TokenLearner
 
 CHUNK = 2048  # sequences per replica whose logits stand in memory at a time
+LOGITS = 1 << 26  # numbers per replica that stand in memory at a time, which large vocabularies reach first
 
 
 @torch.no_grad()
 def evaluate(learner: TokenLearner, task: TokenTask, prompts: int, step: int) -> dict[str, list]:
-    """Per replica: return_mean (of what training sees), pass_at_1, pass_at_k, k, length_mean, entropy, kl."""
+    """Per replica: return_mean (of what training sees), pass_at_1, pass_at_k, k, length_mean, entropy, kl; and the cost
+    of an answer, for a learner that heeds one."""
     first = learner.first_policy()
-    problems = task.problems("test")
+    problems = task.problems(learner.split)
     if task.enumerable:
         if learner.first_table is None:
             learner.first_table = table(first, task, problems.prompts)
-        found = exactly(learner.policy, learner.first_table, task, problems, learner.config.pass_k, learner.judge)
+        given = (learner.config.pass_k, learner.judge, learner.cost_of)
+        found = exactly(learner.model, learner.first_table, task, problems, *given)
     else:
         found = sampled(learner, first, task, problems, min(prompts, len(problems)), step)
-        found |= ordered(learner.policy, first, problems)
+        found |= ordered(learner.model, first, problems)
     return {name: value.tolist() for name, value in found.items()} | {"k": [learner.config.pass_k] * learner.R}
 
 
@@ -58,12 +61,13 @@ def sampled(
     rng = Streams(learner.seeds, learner.device)
     ids = torch.arange(count, device=learner.device).expand(R, -1)
     prompts = problems.prompts.to(learner.device)[ids]
-    s = sample(learner.policy, prompts, config.eval_answers, task.max_answer, rng=rng, counter=step, name="eval")
+    s = sample(learner.model, prompts, config.eval_answers, task.max_answer, rng=rng, counter=step, name="eval")
     index = ids.unsqueeze(-1).expand(s.truncated.shape)
     right = problems.verify(index, s.answers).double()
     reward = judged(problems, ids, s, learner.judge).double()
-    entropy, kl = _divergences(learner.policy, first, s.tokens.flatten(1, 2), s.mask.flatten(1, 2))
-    return {
+    entropy, kl = _divergences(learner.model, first, s.tokens.flatten(1, 2), s.mask.flatten(1, 2))
+    cost = {} if learner.cost_of is None else {"cost": learner.cost_of(s.tokens, s.mask).double().sum(-1)}
+    return {name: value.flatten(1).mean(1) for name, value in cost.items()} | {
         "return_mean": reward.view(R, -1).mean(1) if reward.ndim == 3 else reward.sum(-1).view(R, -1).mean(1),
         "pass_at_1": right.view(R, -1).mean(1),
         "pass_at_k": pass_at_k(right.sum(-1), config.eval_answers, config.pass_k).mean(1),
@@ -92,7 +96,8 @@ def ordered(policy: Policy, first: Policy, problems: Problems) -> dict[str, Tens
 def _divergences(policy: Policy, first: Policy, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """(R, B): sums over an answer's prefixes of the next token's entropy, and of its KL to the first policy (R = 1)."""
     rows = []
-    for part, kept in zip(tokens.split(CHUNK, 1), mask.split(CHUNK, 1), strict=True):
+    size = min(CHUNK, max(1, LOGITS // (tokens.shape[-1] * policy.vocabulary)))
+    for part, kept in zip(tokens.split(size, 1), mask.split(size, 1), strict=True):
         log_p = policy.logits(part).log_softmax(-1)
         log_q = first.logits(part.flatten(0, 1).unsqueeze(0)).log_softmax(-1).view_as(log_p)
         p = log_p.exp()
@@ -109,7 +114,13 @@ def pass_at_k(right: Tensor, n: int, k: int) -> Tensor:
 
 
 def exactly(
-    policy: Policy, first: Tensor, task: TokenTask, problems: Problems, k: int, judge: RewardModel | None = None
+    policy: Policy,
+    first: Tensor,
+    task: TokenTask,
+    problems: Problems,
+    k: int,
+    judge: RewardModel | None = None,
+    cost_of: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """By sums over all answers to all prompts of an enumerable task, in float64; first: the first policy's `table`."""
     tree, log_policy = task.tree, table(policy, task, problems.prompts)
@@ -117,8 +128,12 @@ def exactly(
     log_first = tree.sequence_log_probs(first)
     pi = log_pi.exp()
     p = (pi * problems.right).sum(-1)
-    earned = problems.earned if judge is None else torch.stack([judge(rows).double() for rows in every(problems)])
-    return {
+    earned = problems.earned if judge is None else torch.stack([judge(rows).double() for rows, _ in every(problems)])
+    cost = {}
+    if cost_of is not None:
+        of_all = torch.stack([cost_of(*rows).double().sum(-1) for rows in every(problems)])
+        cost["cost"] = (pi * of_all).sum(-1).mean(1)
+    return cost | {
         "return_mean": (pi * earned).sum(-1).mean(1),
         "pass_at_1": p.mean(1),
         "pass_at_k": (1 - (1 - p).clamp(min=0) ** k).mean(1),
@@ -128,11 +143,11 @@ def exactly(
     }
 
 
-def every(problems: Problems) -> Iterator[Tensor]:
-    """(Y, L) for each prompt: all its answers, after it."""
+def every(problems: Problems) -> Iterator[tuple[Tensor, Tensor]]:
+    """(tokens, mask) (Y, L) for each prompt: all its answers, after it."""
     tree = problems.task.tree
     for prompt in problems.prompts:
-        yield join(prompt.expand(tree.num_completions, -1), tree.tokens, problems.task.eos)[0]
+        yield join(prompt.expand(tree.num_completions, -1), tree.tokens, problems.task.eos)[:2]
 
 
 def table(policy: Policy, task: TokenTask, prompts: Tensor) -> Tensor:

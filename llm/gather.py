@@ -72,7 +72,7 @@ class Gather:
             theirs = reward
             if opponent is not None:
                 theirs = self.reward(ids, self.answers(ids, reward.shape[2], "opponent", counter, opponent))
-            fields["win"] = verdict(single(reward), single(theirs))
+            fields["win"] = verdict(single(reward), single(theirs), learner.config.verdicts)
         if "label" in needs:
             outcome = single(reward)
             fields["label"] = (outcome > outcome.mean(-1, keepdim=True)).to(reward.dtype)
@@ -127,6 +127,8 @@ def single(reward: Tensor) -> Tensor:
     return reward[..., 0] if reward.ndim == 4 else reward
 
 
-def verdict(mine: Tensor, theirs: Tensor) -> Tensor:
-    """(R, N, G, M): 1 where an answer earns more than the opponent's, 1/2 where both earn the same, else 0."""
-    return (1 + (mine.unsqueeze(-1) - theirs.unsqueeze(-2)).sign()) / 2
+def verdict(mine: Tensor, theirs: Tensor, how: str = "larger") -> Tensor:
+    """(R, N, G, M): the chance of an answer to win over the opponent's. larger: 1 where it earns more, 1/2 where both
+    earn the same, else 0; bradley_terry: sigmoid of the difference."""
+    difference = mine.unsqueeze(-1) - theirs.unsqueeze(-2)
+    return (1 + difference.sign()) / 2 if how == "larger" else 1 / (1 + (-difference).exp())

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from fenchel.errors import UserError
-from fenchel.llm.gather import Gather, single
+from fenchel.llm.gather import Gather, single, verdict
 from fenchel.llm.recipe import PreferenceRecipe
 from fenchel.llm.rollout import Prepared, Rollout
 from fenchel.llm.sampling import Decoding
 from fenchel.llm.sequences import Sequences, join
-from fenchel.llm.warm_start import SEED
+from fenchel.llm.warm_start import SEED, corrupted
 from fenchel.theory.rng import Streams
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ class Rollouts(Source):
         s = self.gather.answers(ids, learner.answers, "answers", index)
         reward = self.gather.reward(ids, s)
         if self.pairs:
-            s, reward = labelled(s, reward, learner.rng.uniform("labels", ids.shape[1:], index, dtype=learner.dtype))
+            uniform = learner.rng.uniform("labels", ids.shape[1:], index, dtype=learner.dtype)
+            s, reward = labelled(s, reward, uniform, learner.config.verdicts)
         rollout = self.gather(s, ids, index, reward, opponent)
         if "baseline" in self.recipe.needs:
             rollout = replace(rollout, baseline=self._baseline(ids, single(reward)))
@@ -166,12 +167,16 @@ class Rollouts(Source):
 
 
 class Solutions(Source):
-    """Worked solutions as answers, each with reward 1: supervised learning in the form of a rollout."""
+    """Worked solutions as answers, each with reward 1: supervised learning in the form of a rollout. As many of them
+    have a mistake as in the warm start, unless `demonstration_noise` says otherwise."""
 
     def collect(self, index: int) -> tuple[Rollout, Tensor | None]:
-        learner = self.learner
+        learner, config, task = self.learner, self.learner.config, self.task
         ids = learner.rng.uniform("prompts", (len(self.problems),), index).topk(self.prompts, -1).indices
-        tokens, mask = (rows[ids].unsqueeze(2) for rows in self.demonstrations)
+        tokens, mask = (rows[ids] for rows in self.demonstrations)
+        given = (config.demonstration_noise, config.sft_noise, task.SFT_NOISE)
+        noise = next(share for share in given if share is not None)
+        tokens, mask = corrupted(tokens, mask, task, learner.rng, index, noise).unsqueeze(2), mask.unsqueeze(2)
         none = torch.zeros_like(mask[..., 0])
         s = Sequences(tokens, mask, mask.to(learner.dtype) * 0, none, None, self.problems.prompts.shape[1])
         return self.gather(s, ids, index, (~none).to(learner.dtype)), None
@@ -196,8 +201,9 @@ def preference_set(gather: Gather, group: int = 2) -> tuple[Tensor, Sequences, T
     """(ids (M,), answers (M, G, L), reward (M, G[, K])): the first policy's answers to some prompts, and the verdicts.
 
     Of `pair_answers` answers to each of `pair_prompts` prompts the best was chosen and the worst rejected, ties by
-    order; prompts whose answers all earn the same are left out. Larger groups are answers as they come. The numbers are
-    the same for every replica. A task that is made of preferences gives its own.
+    order; with `verdicts` of Bradley and Terry they make pairs as they come, `pair_answers / 2` for each prompt. Groups
+    whose answers all earn the same are left out. Larger groups are answers as they come. The numbers are the same for
+    every replica. A task that is made of preferences gives its own.
     """
     learner, config = gather.learner, gather.learner.config
     own = gather.task.pairs(gather.problems)
@@ -208,10 +214,14 @@ def preference_set(gather: Gather, group: int = 2) -> tuple[Tensor, Sequences, T
     drawn = {"policy": learner.first_policy(), "rng": Streams([SEED], learner.device), "decoding": Decoding()}
     s = gather.answers(ids, max(group, config.pair_answers), "pairs", 0, **drawn)
     reward = gather.reward(ids, s)
-    order = single(reward).sort(dim=-1, descending=True, stable=True).indices
-    as_they_come = torch.arange(group, device=order.device).expand_as(order[..., :group])
-    order = order[..., [0, -1]] if group == 2 else as_they_come
-    s, reward = picked(s, order), take(reward, order)
+    if group == 2 and config.verdicts == "bradley_terry":
+        ids, s, reward = in_pairs(ids, s, reward)
+        s, reward = labelled(s, reward, drawn["rng"].uniform("labels", ids.shape[1:]), config.verdicts)
+    else:
+        order = single(reward).sort(dim=-1, descending=True, stable=True).indices
+        as_they_come = torch.arange(group, device=order.device).expand_as(order[..., :group])
+        order = order[..., [0, -1]] if group == 2 else as_they_come
+        s, reward = picked(s, order), take(reward, order)
     differ = (single(reward).amax(-1) > single(reward).amin(-1))[0]
     if not differ.any():
         raise UserError(f"The first policy's answers to {count} prompts of env={gather.task.id} all earn the same.")
@@ -244,10 +254,23 @@ def picked(s: Sequences, order: Tensor) -> Sequences:
     return replace(s, **{name: take(x, order) for name, x in parts.items() if isinstance(x, Tensor)})
 
 
-def labelled(s: Sequences, reward: Tensor, uniform: Tensor) -> tuple[Sequences, Tensor]:
-    """Two answers per prompt in the order chosen, rejected; uniform (R, N) decides between equal ones."""
-    first, second = single(reward).unbind(-1)
-    swap = (second > first) | ((second == first) & (uniform < 0.5))
+def in_pairs(ids: Tensor, s: Sequences, reward: Tensor) -> tuple[Tensor, Sequences, Tensor]:
+    """A answers to each of N prompts, ids (1, N), as N A / 2 pairs: the first and the second, the third and so on."""
+    pairs = reward.shape[2] // 2
+    parts = {f.name: getattr(s, f.name) for f in fields(s)} | {"reward": reward}
+    cut = {
+        name: x[:, :, : 2 * pairs].unflatten(2, (pairs, 2)).flatten(1, 2)
+        for name, x in parts.items()
+        if isinstance(x, Tensor)
+    }
+    reward = cut.pop("reward")
+    return ids.repeat_interleave(pairs, 1), replace(s, **cut), reward
+
+
+def labelled(s: Sequences, reward: Tensor, uniform: Tensor, verdicts: str = "larger") -> tuple[Sequences, Tensor]:
+    """Two answers per prompt in the order chosen, rejected; uniform (R, N) in (0, 1) decides where the verdict does not
+    (see `gather.verdict`)."""
+    swap = uniform < 1 - verdict(single(reward)[..., :1], single(reward)[..., 1:], verdicts).flatten(2).squeeze(-1)
     order = torch.stack([swap, ~swap], -1).long()
     return picked(s, order), take(reward, order)
 

@@ -81,7 +81,7 @@ class File:
         except Exception as error:  # the library raises Exception itself
             raise UserError(f"tokenizer={path} is no file of the tokenizers library ({error}).") from None
         self.vocabulary = self.inner.get_vocab_size()
-        self.eos = _end(path, eos, self._first([eos] if eos else ENDS))
+        self.eos = _end(f"tokenizer={path}", eos, self._first([eos] if eos else ENDS))
         self.bos = self._first([bos] if bos else BEGINNINGS)
 
     def _first(self, tokens: Iterable[str]) -> int | None:
@@ -95,9 +95,10 @@ class File:
 
 
 class HuggingFaceTokenizer:
-    """A tokenizer of Hugging Face by folder or name; code that stands in a repository is not executed."""
+    """A tokenizer of Hugging Face by folder or name; code that stands in a repository is not executed. name: what a
+    refusal calls it."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, name: str = "tokenizer"):
         try:
             from transformers import AutoTokenizer
         except ImportError:
@@ -106,15 +107,16 @@ class HuggingFaceTokenizer:
             self.inner: Any = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0].rstrip(".")
-            raise UserError(f"tokenizer={path} cannot be read: {reason}.") from None
+            raise UserError(f"{name}={path} cannot be read: {reason}.") from None
         self.vocabulary, self.bos = len(self.inner), self.inner.bos_token_id
-        self.eos = _end(path, None, self.inner.eos_token_id)
+        self.eos = _end(f"{name}={path}", None, self.inner.eos_token_id)
 
     def encode(self, text: str) -> list[int]:
         return self.inner.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Iterable[int]) -> str:
-        return self.inner.decode([i for i in ids if i >= 0], skip_special_tokens=True)
+        known = [i for i in ids if 0 <= i < self.vocabulary]
+        return self.inner.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def load_tokenizer(path: str | Path, **options: Any) -> Tokenizer:
@@ -122,8 +124,8 @@ def load_tokenizer(path: str | Path, **options: Any) -> Tokenizer:
     return File(path, **options) if str(path).endswith(".json") else HuggingFaceTokenizer(path, **options)
 
 
-def _end(path: str | Path, given: str | None, found: int | None) -> int:
+def _end(what: str, given: str | None, found: int | None) -> int:
     if found is None:
         why = f"eos={given} is not one of its tokens" if given else "it has no end token, so that no answer could end"
-        raise UserError(f"tokenizer={path} is not valid: {why}.")
+        raise UserError(f"{what} is not valid: {why}.")
     return found

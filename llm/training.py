@@ -20,37 +20,28 @@ from torch import Tensor
 from fenchel.algorithms.learner import Learner
 from fenchel.algorithms.networks import Adam
 from fenchel.errors import UserError
-from fenchel.llm import get_recipe
+from fenchel.llm import get_recipe, pretrained
 from fenchel.llm.config import Rise, TokenConfig
-from fenchel.llm.evaluation import evaluate
 from fenchel.llm.judge import Judge, make_judge
+from fenchel.llm.learner import OnTokens, copy_body, with_tokens
 from fenchel.llm.options import options, with_options
-from fenchel.llm.policies.transformer import Transformer
-from fenchel.llm.policies.value import PrefixValue
+from fenchel.llm.policies.policy import Policy
+from fenchel.llm.policies.value import PrefixValue, ValueHead
 from fenchel.llm.recipe import Method, PreferenceRecipe
-from fenchel.llm.reward_model import RewardModel
 from fenchel.llm.sampling import Decoding
 from fenchel.llm.scoring import statistics
 from fenchel.llm.sources import Source, TokenBatch, make_source
 from fenchel.llm.tasks.task import TokenTask
-from fenchel.llm.warm_start import SEED, WarmStart, warm_start
-from fenchel.theory.rng import Streams
 
 ANSWERS = 128  # answers per rollout and replica, unless `prompts` says otherwise
 
 
-class TokenLearner(Learner):
+class TokenLearner(OnTokens, Learner):
     """A recipe with a transformer of R replicas. `learner_of` binds the recipe; `spec` is the task's."""
 
     Config = TokenConfig
     RECIPE: ClassVar[Method]
     FAMILY = "llm"
-    ACTIONS = ("discrete",)
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "small": {"width": 32, "layers": 2, "sft_steps": 200},
-        "llm/*": {"steps": 200, "log_every": 10, "eval_episodes": 32, "final_episodes": 256},
-    }
-    BEGINS = True
 
     def setup(self) -> None:
         config = self.config
@@ -58,28 +49,38 @@ class TokenLearner(Learner):
         mine = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in shared}
         self.recipe = with_options(self.RECIPE, **mine).bind(self.R, self.dtype, self.device)
         self._check()
-        self.policy = self._model(self.rng)
+        self.policy = self._first()
         self.reference = self.policy.target()
         self.half = self.policy.target() if self._extragradient else None
         self.critic = None
         if "value" in self.recipe.needs:
-            self.critic = PrefixValue(self._model(self.rng, "critic", outputs=1))
+            self.critic = self._critic()
         networks = [self.policy, *([self.critic] if self.critic else [])]
         self.optimiser = Adam(*networks, lr=config.lr, clip=config.clip_grad)
         self.anchor = Anchor(self.optimiser) if self._extragradient else None
-        self.start: tuple[Tensor, str] | None = None
-        self.judge: RewardModel | None = None
-        self.first_table: Tensor | None = None  # of an enumerable task, for the KL to the first policy
+        self.firsts: list[Policy] = []  # of a model that is given; in a list, as it is no part of a checkpoint
         self.pool = ANSWERS  # problems to learn from; `bind` says how many there are
 
-    def _model(self, rng: Streams, name: str = "policy", **more: Any) -> Transformer:
-        more |= {"width": self.config.width, "layers": self.config.layers, "heads": self.config.heads}
-        return Transformer(rng, self.spec.action.n, self.spec.obs_dim, eos=0, name=name, dtype=self.dtype, **more)
+    def _first(self) -> Any:
+        config = self.config
+        if config.model is None:
+            return self.transformer(self.rng)
+        eos = getattr(self.spec, "eos", None)
+        policy = pretrained.load(config.model, config.lora_rank, config.lora_alpha, self.rng, eos, self.dtype)
+        pretrained.fits(policy, self.spec, config.model)
+        return policy
+
+    def _critic(self) -> Any:
+        """A network of its own; of a model that is given, a head on its features."""
+        if self.config.model is None:
+            return PrefixValue(self.transformer(self.rng, "critic", outputs=1))
+        return ValueHead(self.rng, self.policy, hidden=(self.config.width,))
 
     def _check(self) -> None:
         config = self.config
-        if config.eval_answers < config.pass_k:
-            raise UserError(f"algo.eval_answers={config.eval_answers} is fewer than algo.pass_k={config.pass_k}.")
+        if config.model is None and config.lora_rank is not None:
+            raise UserError("algo.lora_rank is of a model of Hugging Face; add algo.model=PATH.")
+        self.check_evaluation()
         if self._extragradient and (config.epochs * config.minibatches > 1 or self.recipe.replay):
             raise UserError("This recipe takes half-steps on fresh answers: algo.epochs and algo.minibatches are 1.")
         pairs = isinstance(self.recipe, PreferenceRecipe)
@@ -90,6 +91,30 @@ class TokenLearner(Learner):
         super().schedule(steps)
         if not isinstance(self.optimiser.schedule, Rise):
             self.optimiser.schedule = Rise(self.config.lr_rise, self.optimiser.schedule)
+
+    @property
+    def model(self) -> Policy:
+        return self.policy
+
+    @classmethod
+    def reads(cls, task: TokenTask, config: TokenConfig) -> TokenTask:
+        return task if config.model is None else pretrained.in_its_tokens(task, config.model)
+
+    def begin(self, task: TokenTask) -> None:
+        if self.config.model is None:
+            super().begin(task)
+        else:
+            noise = task.SFT_NOISE if self.config.sft_noise is None else self.config.sft_noise
+            self.start = pretrained.begin(self.policy, task, self.config, noise)
+
+    def first_policy(self) -> Policy:
+        if self.config.model is None:
+            return super().first_policy()
+        if not self.firsts:
+            assert self.start is not None
+            self.firsts.append(self.policy.target())
+            self.firsts[0].flat.copy_(self.start[0])
+        return self.firsts[0]
 
     @property
     def answers(self) -> int:
@@ -169,55 +194,34 @@ class TokenLearner(Learner):
 
     def bind(self, task: Any) -> None:
         """Begin with the task's warm start, which is built first if need be."""
-        if not isinstance(task, TokenTask):
-            raise UserError(f"env={task.id} has no tokens; this recipe takes env=llm/<task>.")
         config = self.config
-        problems = task.problems("train")
-        self.pool = len(problems)
-        samples = self.recipe.data in ("policy", "online")
-        if samples and not config.judge and task.pairs(problems) is not None:
-            raise UserError(f"env={task.id} has no verifier: take a recipe such as algo=dpo, or algo.judge=mean.")
-        if self.prompts > self.pool:
-            raise UserError(f"algo.prompts={self.prompts} exceeds the {self.pool} problems of env={task.id}.")
-        if self.prompts % config.minibatches:
-            raise UserError(f"algo.minibatches={config.minibatches} must divide a rollout's {self.prompts} prompts.")
-        steps = task.SFT_STEPS if config.sft_steps is None else config.sft_steps
-        noise = task.SFT_NOISE if config.sft_noise is None else config.sft_noise
-        how = WarmStart(steps, config.sft_batch, config.sft_lr, noise, config.width, config.layers, config.heads)
-        self.start = warm_start(task, how, self.dtype)
+        self._check_task(task)
+        self.begin(task)
+        assert self.start is not None
         if not self.steps:
             for network in (self.policy, self.reference):
                 network.flat.copy_(self.start[0])
-            if self.critic:  # all but the head
-                inner = zip(self.critic.body.frozen.weights[:-1], self.policy.frozen.weights[:-1], strict=True)
-                for mine, theirs in inner:
-                    mine.copy_(theirs)
+            if isinstance(self.critic, PrefixValue):
+                copy_body(self.critic.body, self.policy)
         if config.judge:
             given = (config.judge, config.judge_members, config.judge_steps, config.judge_weight, config.judge_flip)
             self.judge = make_judge(self, task, Judge(*given))
 
-    @property
-    def data_hash(self) -> str | None:
-        """Of the warm start and the problems."""
-        return self.start[1] if self.start else None
-
-    def first_policy(self) -> Transformer:
-        """One replica of the warm start."""
-        assert self.start is not None
-        policy = self._model(Streams([SEED], self.device))
-        policy.flat.copy_(self.start[0])
-        return policy
+    def _check_task(self, task: Any) -> None:
+        config, problems = self.config, with_tokens(task).problems("train")
+        self.pool = len(problems)
+        samples = self.recipe.data in ("policy", "online")
+        if samples and not config.judge and task.pairs(problems) is not None:
+            raise UserError(f"env={task.id} has no verifier: take a recipe such as algo=dpo, or algo.judge=mean.")
+        if self.recipe.data != "offline" and self.prompts > self.pool:  # pairs are drawn with repeats
+            raise UserError(f"algo.prompts={self.prompts} exceeds the {self.pool} problems of env={task.id}.")
+        if self.prompts % config.minibatches:
+            raise UserError(f"algo.minibatches={config.minibatches} must divide a rollout's {self.prompts} prompts.")
 
     def source(self, task: Any, normalize_obs: bool = True) -> Source:
         if self.start is None:
             self.bind(task)
         return make_source(self, task)
-
-    def scores(self, task: Any, episodes: int, step: int) -> dict[str, list]:
-        """On `episodes` test prompts; see `fenchel.llm.evaluation`."""
-        if self.start is None:
-            self.bind(task)
-        return evaluate(self, task, episodes, step)
 
 
 class Anchor:

@@ -104,7 +104,8 @@ def corrupted(tokens: Tensor, mask: Tensor, task: TokenTask, rng: Streams, step:
     A policy that has seen mistakes makes some, and knows better: what reinforcement can take away.
     """
     whether, where = rng.uniform("noise", (2, tokens.shape[1]), counter=step).unbind(1)
-    symbol = rng.integers("symbol", task.vocabulary - 1, (tokens.shape[1],), counter=step) + 1
+    symbol = rng.integers("symbol", task.vocabulary - 1, (tokens.shape[1],), counter=step)
+    symbol = symbol + (symbol >= task.eos)
     place = mask.cumsum(-1) == 1 + (where * (mask.sum(-1) - 1)).long().unsqueeze(-1)
     hit = place & mask & (whether < share).unsqueeze(-1) & (tokens != task.eos)
     return torch.where(hit, symbol.unsqueeze(-1), tokens)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from fenchel.envs.spec import Discrete
-from fenchel.llm.bridge.prefixes import Scored, TokenSpec
+from fenchel.llm.bridge.prefixes import Scored
 from fenchel.llm.sequences import PAD, join, pad_left
+from fenchel.llm.spec import TokenSpec
 from fenchel.theory.rng import Streams
 from fenchel.theory.tokens import TokenTree
 

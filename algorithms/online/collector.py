@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fenchel.algorithms.learner import Learner
+from fenchel.algorithms.learner import Learner, refuse_vectors
 from fenchel.envs.collect import episode_seeds
 from fenchel.envs.task import Task
 from fenchel.errors import UserError
@@ -29,6 +29,7 @@ class Transition(NamedTuple):
     terminal: Tensor
     timeout: Tensor
     next_obs: Tensor
+    extras: dict[str, Tensor]  # what the learner NEEDS beside these
 
 
 class Collector:
@@ -42,14 +43,15 @@ class Collector:
             raise UserError(
                 f"env={task.id} has data but no environment to act in, which {type(learner).__name__} needs."
             )
-        if task.metadata.get("objectives") and "objectives" not in learner.NEEDS:
-            raise UserError(f"env={task.id} has vector rewards; {type(learner).__name__} learns from a single reward.")
+        refuse_vectors(learner, task)
         self.learner, self.copies, self.max_steps = learner, copies, task.max_steps
+        self.extras = [name for name in learner.NEEDS if name in task.spec.extras]
         self.env = task.make_vec(learner.R * copies, 0, device=learner.device)
         self.streams = Streams(learner.rng.bits("copy", (copies,)).flatten(), learner.device)
         self.episode = torch.zeros(learner.R * copies, dtype=torch.int64, device=learner.device)
         self.age = torch.zeros_like(self.episode)  # steps of the running episode
         self.clock = torch.zeros((), dtype=torch.int64)
+        self.costs = Costs(learner, copies) if "cost" in self.extras else None
         self.obs = self._split(self.env.reset(self._seeds()))
 
     @property
@@ -77,8 +79,11 @@ class Collector:
         terminal = result.terminal.to(self.learner.device)
         timeout = (result.timeout.to(self.learner.device) | (self.age >= self.max_steps)) & ~terminal
         over = terminal | timeout
-        move = Transition(obs, *map(self._split, (result.reward, terminal, timeout, result.obs)))
+        extras = {name: self._split(result.info[name]) for name in self.extras}
+        move = Transition(obs, *map(self._split, (result.reward, terminal, timeout, result.obs)), extras)
         self.obs = move.next_obs
+        if self.costs is not None:
+            self.costs.add(extras["cost"], self._split(over))
         if bool(over.any()):
             self.episode += over
             self.age.masked_fill_(over, 0)
@@ -89,9 +94,12 @@ class Collector:
         self.episode += 1
         self.age.zero_()
         self.obs = self._split(self.env.reset(self._seeds()))
+        if self.costs is not None:
+            self.costs.running.zero_()
 
     def state(self) -> dict[str, Tensor]:
-        return {"episode": self.episode, "clock": self.clock}
+        costs = self.costs.state() if self.costs is not None else {}
+        return {"episode": self.episode, "clock": self.clock} | costs
 
     def _seeds(self) -> Tensor:
         return episode_seeds(self.streams, self.episode)
@@ -100,6 +108,39 @@ class Collector:
         """(R * E, ...) -> (R, E, ...), in a tensor of its own: environments reuse theirs."""
         x = x.to(self.learner.device, self.learner.dtype if x.is_floating_point() else x.dtype, copy=True)
         return x.unflatten(0, (self.learner.R, self.copies))
+
+
+class Costs:
+    """What the episodes of training cost, undiscounted: the price of learning, and a measurement for a multiplier.
+
+    Episodes that a checkpoint cuts off are not counted. `totals` and `recent` (R, 3): episodes that ended, their cost,
+    and how many of them exceeded the replica's limit; since the beginning, and since `recent` was last zeroed.
+    """
+
+    def __init__(self, learner: Learner, copies: int):
+        """learner: with `limits`, one per replica, where it has any."""
+        limits = getattr(learner, "limits", None) or [torch.inf] * learner.R
+        self.limit = learner.obs_mean.new_tensor(limits).unsqueeze(1)
+        self.running = self.limit.new_zeros(learner.R, copies)
+        self.totals, self.recent = (self.limit.new_zeros(learner.R, 3) for _ in range(2))
+
+    def add(self, cost: Tensor, over: Tensor) -> None:
+        """One step: cost (R, E), and which episodes it ended, (R, E) bool."""
+        self.running += cost
+        ended = torch.stack([over.to(cost), self.running * over, (self.running > self.limit) & over], 1).sum(2)
+        self.totals += ended
+        self.recent += ended
+        self.running.masked_fill_(over, 0.0)
+
+    def report(self) -> dict[str, list]:
+        """Of all episodes so far: their mean cost, and which share of them exceeded the limit; None before any."""
+        count, cost, beyond = self.totals.unbind(1)
+        rows = {"training_cost": cost / count, "training_violations": beyond / count}
+        return {name: [x if x == x else None for x in row.tolist()] for name, row in rows.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Without the sums of running episodes, which begin anew at every checkpoint."""
+        return {"costs.totals": self.totals, "costs.recent": self.recent}
 
 
 class Moments:

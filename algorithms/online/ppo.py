@@ -78,38 +78,63 @@ class PPO(Learner):
     }
 
     def setup(self) -> None:
-        shared = {"activation": "tanh", "init": "orthogonal", "layer_norm": self.config.layer_norm, "dtype": self.dtype}
-        hidden = self.config.hidden
-        self.policy = stochastic_policy(self.rng, "policy", self.spec, hidden, squash="none", last_gain=0.01, **shared)
-        self.value = Value(self.rng, "value", self.spec, hidden, **shared)
-        self.optimiser = Adam(self.policy, self.value, lr=self.config.lr, clip=self.config.clip_grad)
-        like = self.obs_mean.new_empty(self.R, 1, self.spec.obs_dim)
-        self.obs_mean, self.obs_std = torch.zeros_like(like), torch.ones_like(like)
+        build(self)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        h, obs, advantage = self.h, batch["obs"], batch["advantage"]
-        centred = advantage - advantage.mean(1, keepdim=True)
-        advantage = centred / (centred.square().mean(1, keepdim=True).sqrt() + 1e-8)
-        log_ratio = self.policy.log_prob(obs, batch["action"]) - batch["log_prob"]
-        clipped = policy_gradient.ppo_clip(log_ratio, advantage, clip=h.clip)
-        error = policy_gradient.ppo_value(self.value(obs), batch["value"], batch["return"])
-        losses = {
-            "policy_loss": reduce(clipped),
-            "value_loss": h.value_coef * reduce(error),
-            "entropy_loss": -h.entropy_coef * reduce(self.policy.entropy(obs)),
-        }
+        losses, log_ratio = surrogate(self, batch, batch["advantage"])
         self.optimiser.step(*losses.values())
-        outside = (log_ratio.detach().exp() - 1).abs() > h.clip
-        return {name: loss.detach() for name, loss in losses.items()} | {"clipped": outside.to(self.dtype).mean(1)}
+        return logged(self, losses, log_ratio)
 
     def source(self, task: Task, normalize_obs: bool = True) -> Rollouts:
         return Rollouts(self, task, normalize_obs)
 
 
-class Rollouts:
-    """Minibatches of the newest rollout; a new one is collected when its epochs are over."""
+def build(owner: Any) -> None:
+    """PPO's networks, optimiser and statistics as attributes of `owner`: a learner before its `setup`, or the like."""
+    config, spec = owner.config, owner.spec
+    shared = {"activation": "tanh", "init": "orthogonal", "layer_norm": config.layer_norm, "dtype": owner.dtype}
+    hidden = config.hidden
+    owner.policy = stochastic_policy(owner.rng, "policy", spec, hidden, squash="none", last_gain=0.01, **shared)
+    owner.value = Value(owner.rng, "value", spec, hidden, **shared)
+    owner.optimiser = Adam(owner.policy, owner.value, lr=config.lr, clip=config.clip_grad)
+    like = torch.empty(owner.R, 1, spec.obs_dim, device=owner.device, dtype=owner.dtype)
+    owner.obs_mean, owner.obs_std = torch.zeros_like(like), torch.ones_like(like)
 
-    def __init__(self, learner: PPO, task: Task, normalize_obs: bool):
+
+def surrogate(owner: Any, batch: Batch, advantage: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """The losses (R,) for an advantage (R, B), which is normalised here, and log pi - log pi_old (R, B)."""
+    h, obs = owner.h, batch["obs"]
+    log_ratio = owner.policy.log_prob(obs, batch["action"]) - batch["log_prob"]
+    clipped = policy_gradient.ppo_clip(log_ratio, whitened(advantage), clip=h.clip)
+    error = policy_gradient.ppo_value(owner.value(obs), batch["value"], batch["return"])
+    losses = {
+        "policy_loss": reduce(clipped),
+        "value_loss": h.value_coef * reduce(error),
+        "entropy_loss": -h.entropy_coef * reduce(owner.policy.entropy(obs)),
+    }
+    return losses, log_ratio
+
+
+def whitened(advantage: Tensor) -> Tensor:
+    """(R, B): mean 0 and deviation 1 of every replica's minibatch."""
+    centred = advantage - advantage.mean(1, keepdim=True)
+    return centred / (centred.square().mean(1, keepdim=True).sqrt() + 1e-8)
+
+
+def logged(owner: Any, losses: dict[str, Tensor], log_ratio: Tensor) -> dict[str, Tensor]:
+    """The losses, and the share of ratios outside of the clipping interval."""
+    outside = (log_ratio.detach().exp() - 1).abs() > owner.h.clip
+    return {name: loss.detach() for name, loss in losses.items()} | {"clipped": outside.to(owner.dtype).mean(1)}
+
+
+class Rollouts:
+    """Minibatches of the newest rollout; a new one is collected when its epochs are over.
+
+    learner: a PPO, or what `build` has made of something like it. Where the task has K objectives, rewards, values,
+    advantages and returns are (..., K).
+    """
+
+    def __init__(self, learner: Any, task: Task, normalize_obs: bool):
         config = learner.config
         self.learner, self.config, self.normalize_obs = learner, config, normalize_obs
         self.size = config.horizon * config.num_envs
@@ -124,19 +149,25 @@ class Rollouts:
         wide = {"obs": learner.spec.obs_dim} | ({} if learner.spec.discrete else {"action": learner.spec.action.dim})
         self.rollout = {name: rows.new_zeros(*rows.shape, dim) for name, dim in wide.items()}
         self.rollout |= {"action": rows.long()} if learner.spec.discrete else {}
-        self.rollout |= {name: torch.zeros_like(rows) for name in ("log_prob", "advantage", "value", "return")}
-        one = rows.new_zeros(learner.R, 1, 1)
+        self.vector = () if learner.spec.objectives is None else (learner.spec.objectives,)
+        self.rollout |= {"log_prob": torch.zeros_like(rows)}
+        self.rollout |= {name: rows.new_zeros(*rows.shape, *self.vector) for name in ("advantage", "value", "return")}
+        one = rows.new_zeros(learner.R, 1, *(self.vector or (1,)))
         self.scale = Moments(one.clone(), torch.ones_like(one))  # of the discounted return so far
-        self.discounted = rows.new_zeros(learner.R, config.num_envs)
+        self.discounted = rows.new_zeros(learner.R, config.num_envs, *self.vector)
         self.order = (-1, rows.long())
 
     @property
     def env_steps(self) -> int:
         return self.collector.env_steps
 
+    def due(self, step: int) -> bool:
+        """Whether a new rollout is collected before this step."""
+        return step % (self.per_epoch * self.config.epochs) == 0
+
     def __call__(self, step: int) -> Batch:
         epoch, batch = divmod(step, self.per_epoch)
-        if batch == 0 and epoch % self.config.epochs == 0:
+        if self.due(step):
             self._collect()
         if self.order[0] != epoch:
             self.order = (epoch, self.learner.rng.bits("order", (self.size,), counter=epoch).argsort(1))
@@ -167,24 +198,39 @@ class Rollouts:
             over = move.terminal | move.timeout
             row = {"obs": obs, "action": action, "log_prob": log_prob, "next_obs": learner.normalise(move.next_obs)}
             row |= {"reward": self._scaled(move.reward, over, gamma), "cut": over.to(learner.dtype)}
+            row |= move.extras
             steps.append(row | {"discount": gamma * (~move.terminal).to(learner.dtype)})
         columns: dict[str, Tensor] = {name: torch.stack([row[name] for row in steps], 2) for name in steps[0]}
-        for name, seen in (("value", "obs"), ("next_value", "next_obs")):
-            columns[name] = learner.value(columns[seen].flatten(1, 2)).view_as(columns["reward"])
-        lam = learner.h.gae_lambda
-        lam = lam.unsqueeze(-1) if isinstance(lam, Tensor) else lam
-        advantage = gae(*(columns[name] for name in ("reward", "discount", "value", "next_value", "cut")), lam=lam)
-        columns |= {"advantage": advantage, "return": advantage + columns["value"]}
+        columns |= self._estimates(columns)
         for name, rows in self.rollout.items():
             rows.copy_(columns[name].flatten(1, 2))
+
+    def _estimates(self, columns: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is learned from beside the steps themselves, from the columns (R, E, T, ...) of a new rollout."""
+        for name, seen in (("value", "obs"), ("next_value", "next_obs")):
+            columns[name] = self.learner.value(columns[seen].flatten(1, 2)).view_as(columns["reward"])
+        advantage = self._advantage(columns)
+        return {"advantage": advantage, "return": advantage + columns["value"]}
+
+    def _advantage(self, columns: dict[str, Tensor]) -> Tensor:
+        """(R, E, T[, K]), every objective's own; `gae` wants time last."""
+        vector, lam = bool(self.vector), self.learner.h.gae_lambda
+        lam = lam.view(-1, *[1] * (2 + vector)) if isinstance(lam, Tensor) else lam
+        own = {name: columns[name].mT if vector else columns[name] for name in ("reward", "value", "next_value")}
+        shared = {name: columns[name].unsqueeze(2) if vector else columns[name] for name in ("discount", "cut")}
+        advantage = gae(**own, **shared, lam=lam)
+        return advantage.mT if vector else advantage
 
     def _scaled(self, reward: Tensor, over: Tensor, gamma: Any) -> Tensor:
         if not self.config.normalize_reward:
             return reward
+        scale = self.scale
+        if self.vector:
+            gamma, over = gamma.unsqueeze(-1) if isinstance(gamma, Tensor) else gamma, over.unsqueeze(-1)
         self.discounted.mul_(gamma).add_(reward)
-        self.scale.update(self.discounted.unsqueeze(-1))
+        scale.update(self.discounted if self.vector else self.discounted.unsqueeze(-1))
         self.discounted.masked_fill_(over, 0.0)
-        return (reward / self.scale.std[..., 0]).clamp(-10, 10)
+        return (reward / (scale.std if self.vector else scale.std[..., 0])).clamp(-10, 10)
 
 
 def _take(rows: Tensor, index: Tensor) -> Tensor:

@@ -18,7 +18,9 @@ code.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,52 +65,78 @@ class SAC(Learner):
     }
 
     def setup(self) -> None:
-        config = self.config
-        options = {"layer_norm": config.layer_norm, "dtype": self.dtype}
-        gaussian = {"squash": "sample", "std": "state", "log_std_range": (-20.0, 2.0)}
-        self.policy = Gaussian(self.rng, "policy", self.spec, config.hidden, **gaussian, **options)
-        self.critic = Critic(self.rng, "critic", self.spec, config.hidden, **options)
-        self.target = self.critic.target()
-        self.log_temperature = Vector(self.rng, dtype=self.dtype)
-        self.critic_optimiser = Adam(self.critic, lr=config.lr, clip=config.clip_grad)
-        self.policy_optimiser = Adam(self.policy, self.log_temperature, lr=config.lr, clip=config.clip_grad)
-        self.target_entropy = -self.spec.action.dim if config.target_entropy is None else config.target_entropy
+        build(self)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        h, obs, shape = self.h, batch["obs"], batch["action"].shape[1:]
-        log_temperature = self.log_temperature()
-        temperature = log_temperature.detach().exp()
-        with torch.no_grad():
-            action, log_prob = self.policy.sample(batch["next_obs"], self.noise("next_action", shape))
-            soft = self.target.of(batch["next_obs"], action).amin(1) - temperature * log_prob
-            backup = value.bellman_backup(batch["reward"], batch["discount"], soft)
-        critic_loss = reduce(value.td(self.critic(batch), backup.unsqueeze(1)).sum(1))
-        self.critic_optimiser.step(critic_loss)
-        action, log_prob = self.policy.sample(obs, self.noise("action", shape))
-        q = self.critic.frozen.of(obs, action).amin(1)
-        policy_loss = reduce(policy.sac_actor(log_prob, q, temperature=temperature))
-        entropy_loss = reduce(policy.sac_temperature(log_temperature, log_prob, target_entropy=self.target_entropy))
-        self.policy_optimiser.step(policy_loss, entropy_loss)
-        self.target.track(self.critic, h.tau)
-        losses = {"critic_loss": critic_loss, "policy_loss": policy_loss, "temperature": temperature.squeeze(1)}
-        return {name: loss.detach() for name, loss in losses.items()}
+        heat = temperature(self)
+        critic_loss, _ = critic_step(self, batch)
+        policy_loss, _ = policy_step(self, batch)
+        self.target.track(self.critic, self.h.tau)
+        return {"critic_loss": critic_loss, "policy_loss": policy_loss, "temperature": heat.squeeze(1)}
 
     def source(self, task: Task, normalize_obs: bool = True) -> Replay:
         """Observations are not normalised: there is no data to take their moments from."""
         return Replay(self, task)
 
 
+def build(owner: Any) -> None:
+    """SAC's networks and optimisers as attributes of `owner`, which has what a learner has before `setup`."""
+    config = owner.config
+    options = {"layer_norm": config.layer_norm, "dtype": owner.dtype}
+    gaussian = {"squash": "sample", "std": "state", "log_std_range": (-20.0, 2.0)}
+    owner.policy = Gaussian(owner.rng, "policy", owner.spec, config.hidden, **gaussian, **options)
+    owner.critic = Critic(owner.rng, "critic", owner.spec, config.hidden, **options)
+    owner.target = owner.critic.target()
+    owner.log_temperature = Vector(owner.rng, dtype=owner.dtype)
+    owner.critic_optimiser = Adam(owner.critic, lr=config.lr, clip=config.clip_grad)
+    owner.policy_optimiser = Adam(owner.policy, owner.log_temperature, lr=config.lr, clip=config.clip_grad)
+    owner.target_entropy = -owner.spec.action.dim if config.target_entropy is None else config.target_entropy
+
+
+def temperature(owner: Any) -> Tensor:
+    """(R, 1), without gradient."""
+    return owner.log_temperature().detach().exp()
+
+
+def critic_step(owner: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """One update of the critics: their loss (R,), and the actions (R, B, dim) drawn at the next observations."""
+    with torch.no_grad():
+        action, log_prob = owner.policy.sample(batch["next_obs"], owner.noise("next_action", batch["action"].shape[1:]))
+        soft = owner.target.of(batch["next_obs"], action).amin(1) - temperature(owner) * log_prob
+        backup = value.bellman_backup(batch["reward"], batch["discount"], soft)
+    loss = reduce(value.td(owner.critic(batch), backup.unsqueeze(1)).sum(1))
+    owner.critic_optimiser.step(loss)
+    return loss.detach(), action
+
+
+def policy_step(
+    owner: Any, batch: Batch, constrain: Callable[[Tensor, Tensor], Tensor] = lambda loss, action: loss
+) -> tuple[Tensor, Tensor]:
+    """One update of policy and temperature: the policy's loss (R,), and the actions (R, B, dim) that it was taken at.
+
+    constrain(loss (R, B), action (R, B, dim)) -> (R, B): what else the loss of an action is to have.
+    """
+    action, log_prob = owner.policy.sample(batch["obs"], owner.noise("action", batch["action"].shape[1:]))
+    q = owner.critic.frozen.of(batch["obs"], action).amin(1)
+    loss = reduce(constrain(policy.sac_actor(log_prob, q, temperature=temperature(owner)), action))
+    target = {"target_entropy": owner.target_entropy}
+    entropy_loss = reduce(policy.sac_temperature(owner.log_temperature(), log_prob, **target))
+    owner.policy_optimiser.step(loss, entropy_loss)
+    return loss.detach(), action.detach()
+
+
 class Replay:
     """The newest `capacity` transitions of every replica, one packed row each, written round and round."""
 
-    def __init__(self, learner: SAC, task: Task):
+    def __init__(self, learner: Any, task: Task):
+        """learner: a SAC, or what `build` has made of something like it; columns that it NEEDS are kept too."""
         config, spec = learner.config, learner.spec
         if config.buffer_size < config.num_envs:
             raise UserError(f"buffer_size={config.buffer_size} must be at least num_envs={config.num_envs}.")
         self.learner, self.config = learner, config
         self.capacity = config.buffer_size // config.num_envs * config.num_envs
         self.collector = Collector(learner, task, config.num_envs)
-        self.widths = [spec.obs_dim, spec.action.dim, 1, 1, spec.obs_dim]
+        self.widths = [spec.obs_dim, spec.action.dim, 1, 1, spec.obs_dim, *[1] * len(self.collector.extras)]
         self.rows = learner.obs_mean.new_zeros(learner.R * self.capacity, sum(self.widths))
         self.first = torch.arange(learner.R, device=learner.device).unsqueeze(1) * self.capacity
         self.copies = torch.arange(config.num_envs, device=learner.device)
@@ -126,8 +154,9 @@ class Replay:
         filled = min(self.env_steps, self.capacity)
         index = learner.blocks.draw(learner.steps, "integers", "replay", (config.batch_size,), 2**62) % filled
         rows = self.rows.index_select(0, (self.first + index).flatten()).view(*index.shape, -1)
-        obs, action, reward, discount, next_obs = rows.split(self.widths, dim=-1)
+        obs, action, reward, discount, next_obs, *extras = rows.split(self.widths, dim=-1)
         batch = {"obs": obs, "action": action, "reward": reward.squeeze(-1), "discount": discount.squeeze(-1)}
+        batch |= {name: column.squeeze(-1) for name, column in zip(self.collector.extras, extras, strict=True)}
         return batch | {"next_obs": next_obs, "obs_action": rows[..., : sum(self.widths[:2])]}
 
     @torch.no_grad()
@@ -140,7 +169,8 @@ class Replay:
             action, _ = learner.policy.sample(learner.normalise(collector.obs), collector.noise("normal"))
         move = collector.step(action)
         discount = learner.h.gamma * (~move.terminal).to(learner.dtype)
-        row = torch.cat([move.obs, action, torch.stack([move.reward, discount], -1), move.next_obs], -1)
+        row = [move.obs, action, torch.stack([move.reward, discount], -1), move.next_obs]
+        row = torch.cat([*row, *(column.unsqueeze(-1) for column in move.extras.values())], -1)
         self.rows.index_copy_(0, place.flatten(), row.flatten(0, 1))
 
     def at_checkpoint(self, index: int) -> None:

@@ -33,7 +33,12 @@ class Study:
 
 def get_study(key: str) -> Study:
     """Raises UserError for a key that stands in no row."""
-    if key not in STUDIES:
-        raise unknown("study", key, STUDIES)
-    module, name = STUDIES[key].split(":")
-    return getattr(import_module(f"{__name__}.{module}"), name)
+    return fetch(key, STUDIES, __name__)
+
+
+def fetch(key: str, table: dict[str, str], package: str) -> Study:
+    """The study of a row of `table`, whose modules stand below `package`; fenchel.llm.studies has one, too."""
+    if key not in table:
+        raise unknown("study", key, table)
+    module, name = table[key].split(":")
+    return getattr(import_module(f"{package}.{module}"), name)

@@ -28,6 +28,7 @@ BENCHES: dict[str, str] = {
     "online": "fenchel.cli.bench_online:rows",
     "offline": "fenchel.cli.bench_offline:rows",
     "tokens": "fenchel.cli.bench_tokens:rows",
+    "fronts": "fenchel.cli.bench_fronts:rows",
 }
 
 

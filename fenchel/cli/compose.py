@@ -94,6 +94,8 @@ class FenchelSearchPath(SearchPathPlugin):
 def learner_class(key: str, env: str = "") -> Any:
     """The class of a learner, or of the recipe where the task is one of tokens."""
     if source.tokens(env):
+        if key in source.bridge():
+            return import_module("fenchel.llm.bridge").get_bridge(key)
         return import_module("fenchel.llm.training").get_learner(key)
     return import_module("fenchel.algorithms").get_algorithm(key)
 

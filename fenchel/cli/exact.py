@@ -15,8 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fenchel.algorithms import optimum
+from fenchel.algorithms.evaluation import middle_limit
 from fenchel.algorithms.referees import examine, returns
 from fenchel.envs.dataset import OfflineDataset
+from fenchel.envs.task import Task
 from fenchel.theory.mdp import TabularMDP, replace_reward
 from fenchel.theory.solvers import solve
 
@@ -48,6 +51,15 @@ def annotate(
             if exact:
                 row["method_gap"] = float(2 * (returns(mdp, exact.policy) - value) / (narrow + wide))
     return {"exact": {"best": list(best), "worst": list(worst)}}
+
+
+def annotate_budget(task: Task, learner: Any, final: list[dict[str, Any]]) -> None:
+    """On a constrained task whose MDP is known, adds to each replica's row what `algorithms.optimum.judged` finds."""
+    if not optimum.applies(task) or learner.spec.obs_dim != task.mdp.num_states:
+        return
+    limits = getattr(learner, "limits", None) or [middle_limit(task)] * learner.R
+    for row, found in zip(final, optimum.judged(task, learner, limits), strict=True):
+        row |= found
 
 
 def bounds(mdp: TabularMDP, solution: Any) -> tuple[float, float]:

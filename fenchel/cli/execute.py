@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fenchel.cli import source, typed
-from fenchel.cli.exact import annotate
+from fenchel.cli.exact import annotate, annotate_budget
 from fenchel.cli.folder import CURVE, METRICS, RunFolder, write_summary
 from fenchel.cli.plan import Plan
 from fenchel.cli.progress import SCORES, Bar, check_sink, sinks
@@ -36,6 +36,7 @@ class Prepared:
 
 def prepare(plan: Plan) -> Prepared:
     """Build the task, the learner and the data. Raises UserError for whatever does not fit together."""
+    from fenchel.algorithms.learner import refuse_vectors
     from fenchel.cli.compose import learner_class
 
     check_sink(plan.log)
@@ -43,11 +44,14 @@ def prepare(plan: Plan) -> Prepared:
     tokens = source.tokens(plan.env)
     if task.make_vec is None and not tokens and (plan.train.eval_episodes or plan.train.final_episodes):
         raise UserError(f"env={plan.env} has no environment to evaluate in; add eval_episodes=0 final_episodes=0.")
+    cls = learner_class(plan.algo, plan.env)
     with one_sentence(f"algo={plan.algo} cannot be built"):
-        learner = learner_class(plan.algo, plan.env)(task.spec, plan.config, seeds=plan.seeds, device=plan.device)
+        task = cls.reads(task, plan.config) if tokens else task
+        learner = cls(task.spec, plan.config, seeds=plan.seeds, device=plan.device)
         learner.bind(task)
     if tokens:
         return Prepared(task, learner, learner.data_hash)
+    refuse_vectors(learner, task)
     if learner.ONLINE:
         if task.make_vec is None:
             raise UserError(f"env={plan.env} is data without an environment, but algo={plan.algo} learns by acting.")
@@ -57,7 +61,7 @@ def prepare(plan: Plan) -> Prepared:
     with one_sentence(f"env={plan.env}: its data set cannot be had"):
         data = task.dataset()
     for name in learner.NEEDS:
-        if name not in data.extras:
+        if name not in data.extras and name != "objectives":
             has = f"it has {', '.join(sorted(data.extras))}" if data.extras else "it has no extra columns"
             raise UserError(f"algo={plan.algo} needs the data column {name}, but {has}.")
     return Prepared(replace(task, dataset=lambda: data), learner, data.hash)
@@ -136,6 +140,7 @@ def _train(plan: Plan, prepared: Prepared, folder: RunFolder, quiet: bool) -> di
         return {"code": 130, "message": message, "folder": str(path)}
     data = prepared.task.dataset() if prepared.task.dataset and not prepared.learner.ONLINE else None
     exact = annotate(prepared.task.mdp, prepared.learner, result["final"], data)
+    annotate_budget(prepared.task, prepared.learner, result["final"])
     summary = write_summary(path, plan, prepared.data_hash, result, **exact)
     show(console, plan, summary, path)
     return {"code": 0, "message": "", "folder": str(path)}
@@ -171,6 +176,8 @@ def score_cells(final: Rows, name: str) -> tuple[list[str], Callable[[Rows], lis
     label, form = SCORES[name]
     k = next((row["k"] for row in final if row.get("pass_at_k") is not None), None)
     more = {f"pass@{k}": ("pass_at_k", ".3f"), "entropy": ("entropy", ".3g"), "KL": ("kl", ".3g")} if k else {}
+    if any(row.get("normalized_cost") is not None for row in final):
+        more |= {"cost": ("cost", ".3g"), "limit": ("limit", ".3g"), "cost / limit": ("normalized_cost", ".2f")}
     exact = any("gap" in row for row in final)
 
     def cells(rows: Rows) -> list[str]:

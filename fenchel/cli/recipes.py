@@ -19,7 +19,11 @@ def listed() -> str:
 
 
 def told(key: str) -> dict[str, Any]:
-    """What the literal `NAME = Recipe(title=..., ...)` of this key says; of `replace(OTHER, ...)`, over the other's."""
+    """What the literal `NAME = Recipe(title=..., ...)` of this key says; of `replace(OTHER, ...)`, over the other's. Of
+    a learner on token prefixes, its class attributes."""
+    if key in source.bridge():
+        about = source.describe(key, "llm/").attributes
+        return {"title": about["TITLE"], "family": about["FAMILY"], "paper": about["PAPER"]}
     module, name = source.recipes()[key].split(":")
     return _told(source.ROOT / "llm" / Path(*module.split(".")).with_suffix(".py"), name)
 
@@ -38,6 +42,21 @@ def _told(path: Path, name: str) -> dict[str, Any]:
 
 def explained(key: str, env: str) -> str:
     """What a recipe is made of, and every option of it, of its training and of the task."""
+    text = _bridge(key) if key in source.bridge() else _recipe(key)
+    return "\n".join([text, *_task(env)]) if source.tokens(env) else text
+
+
+def _bridge(key: str) -> str:
+    about = source.describe(key, "llm/")
+    lines = [f"algo={key}, on token prefixes: {about.attributes['TITLE']}", "", about.doc, ""]
+    if key in source.algorithms():
+        lines += [source.describe(key).doc, ""]
+    lines += [f"paper: {about.attributes['PAPER']} in docs/papers.toml"] if about.attributes["PAPER"] else []
+    lines.append("learns from: answers of the warm start")
+    return "\n".join([*lines, "", "options:", columns([option_row("algo.", option) for option in about.options])])
+
+
+def _recipe(key: str) -> str:
     from fenchel.llm import get_recipe
     from fenchel.llm.options import hints, owners
 
@@ -56,15 +75,17 @@ def explained(key: str, env: str) -> str:
     lines += ["", "options:", columns([option_row("algo.", option) for option in own])] if own else []
     shared = source.config_fields("llm.config", "TokenConfig")
     lines += ["", "options of every recipe:", columns([option_row("algo.", option) for option in shared])]
-    if source.tokens(env):
-        from fenchel.llm import tasks
-
-        cls = tasks.get_task(env)
-        low, default, high = cls.LEVELS
-        lines += ["", f"env={env}: {cls.TITLE}, difficulty {low} to {high}, by default {default}", ""]
-        lines += [" ".join((cls.__doc__ or "").split()), ""]
-        lines += [f"  task.{name}={typed.show(value)}" for name, value in tasks.options(env).items()]
     return "\n".join(lines)
+
+
+def _task(env: str) -> list[str]:
+    from fenchel.llm import tasks
+
+    cls = tasks.get_task(env)
+    low, default, high = cls.LEVELS
+    lines = ["", f"env={env}: {cls.TITLE}, difficulty {low} to {high}, by default {default}", ""]
+    lines += [" ".join((cls.__doc__ or "").split()), ""]
+    return lines + [f"  task.{name}={typed.show(value)}" for name, value in tasks.options(env).items()]
 
 
 def _option(name: str, part: Any, hint: Any) -> source.Option:

@@ -84,30 +84,74 @@ def number(value: float, digits: int = 1) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "-"
 
 
-def between(pair: Sequence[float]) -> str:
-    return f"{number(pair[0])} to {number(pair[1])}" if math.isfinite(pair[0]) else "-"
+def between(pair: Sequence[float], digits: int = 1) -> str:
+    return f"{number(pair[0], digits)} to {number(pair[1], digits)}" if math.isfinite(pair[0]) else "-"
 
 
 def markdown(table: list[dict[str, Any]]) -> str:
-    """A table that is readable as text, too."""
+    """A table that is readable as text, too; token policies, which have other columns, in one of their own."""
+    parts = [[row for row in table if (row["metric"] == "pass_at_1") == tokens] for tokens in (False, True)]
+    written = [write(part) for write, part in zip((scored, passed), parts, strict=True) if part]
+    return "\n\n".join(written or [scored([])])
+
+
+def scored(table: list[dict[str, Any]]) -> str:
+    """Scores or returns, and costs where a task has a budget."""
+    costs = any("normalized_cost" in row for row in table)
     head = ["task", "learner", "options", "steps", "seeds", "mean", "95%", "IQM", "95%", "best", "CPU s"]
     lines = [
         [
-            row["env"],
-            row["algo"],
-            f"`{row['options']}`" if row["options"] else "",
-            str(row["steps"]),
-            str(row["seeds"]) + (f" ({row['diverged']} diverged)" if row["diverged"] else ""),
+            *identity(row),
             number(row["mean"]) + ("" if row["metric"] == "normalized_score" else " (return)"),
             between(row["mean_interval"]),
             number(row["iqm"]),
             between(row["iqm_interval"]),
             number(row["best"]),
             f"{row['seconds']:.0f}",
+            *(costs_of(row) if costs else []),
         ]
         for row in table
     ]
-    return ruled(head, lines)
+    return ruled([*head, *(["cost", "cost / limit", "95%"] if costs else [])], lines)
+
+
+def costs_of(row: dict[str, Any]) -> list[str]:
+    """Three cells, empty for a task without a budget; the cost itself has no mean over tasks."""
+    if "normalized_cost" not in row:
+        return [""] * 3
+    cost = number(row["cost"], 2) if "cost" in row else ""
+    return [cost, number(row["normalized_cost"], 2), between(row["normalized_cost_interval"], 2)]
+
+
+def passed(table: list[dict[str, Any]]) -> str:
+    """Of token policies, in percent of held-out problems; the largest gain on a task comes first."""
+    head = ["task", "recipe", "options", "updates", "seeds", "first", "pass@1", "95%", "gain", "95%", "pass@k"]
+    ordered = sorted(table, key=lambda row: (row["env"], -row["mean"]))
+    lines = [
+        [
+            *identity(row),
+            *(number(100 * row[name]) for name in ("first", "mean")),
+            between([100 * end for end in row["mean_interval"]]),
+            f"{100 * row['gain']:+.1f}" if math.isfinite(row["gain"]) else "-",
+            between([100 * end for end in row["gain_interval"]]),
+            number(100 * row["pass_at_k"]),
+            number(row["entropy"], 2),
+            number(row["kl"], 2),
+            f"{row['seconds']:.0f}",
+        ]
+        for row in ordered
+    ]
+    return ruled([*head, "entropy", "KL", "CPU s"], lines)
+
+
+def identity(row: dict[str, Any]) -> list[str]:
+    return [
+        row["env"],
+        row["algo"],
+        f"`{row['options']}`" if row["options"] else "",
+        str(row["steps"]),
+        str(row["seeds"]) + (f" ({row['diverged']} diverged)" if row["diverged"] else ""),
+    ]
 
 
 def ruled(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -118,18 +162,18 @@ def ruled(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def write_csv(path: Path, table: list[dict[str, Any]]) -> None:
+    rows = []
+    for row in table:
+        ends = {f"{name}_{end}": row[f"{name}_interval"][i] for name in ("mean", "iqm") for i, end in enumerate(ENDS)}
+        rows.append({k: v for k, v in row.items() if not k.endswith("_interval")} | ends)
     with path.open("w", newline="") as file:
-        writer = None
-        for row in table:
-            flat = {k: v for k, v in row.items() if not k.endswith("_interval")}
-            for name in ("mean", "iqm"):
-                flat[f"{name}_low"], flat[f"{name}_high"] = row[f"{name}_interval"]
-            writer = writer or csv.DictWriter(file, list(flat))
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(flat)
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+        if rows:
+            writer.writeheader()
+        writer.writerows(rows)
 
 
+ENDS = ("low", "high")
 NOTES = "<!-- notes by hand: kept when the page is written again -->"
 
 

@@ -17,6 +17,9 @@ from fenchel.cli.folder import CONFIG, METRICS, SUMMARY
 from fenchel.cli.statistics import interval, iqm, mean
 from fenchel.errors import UserError
 
+# what evaluations of token policies have beside pass@1
+OF_TOKENS = ("pass_at_k", "entropy", "kl")
+
 
 @dataclass
 class Group:
@@ -29,6 +32,10 @@ class Group:
     metric: str
     last: list[float] = field(default_factory=list)
     best: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)  # before the first update; NaN where it was not evaluated
+    more: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in OF_TOKENS})
+    cost: list[float] = field(default_factory=list)  # of the last evaluation, of tasks with a budget
+    normalized_cost: list[float] = field(default_factory=list)
     curves: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # steps (T,), scores (T,)
     seeds: set[int] = field(default_factory=set)
     lines: list[str] = field(default_factory=list)
@@ -80,6 +87,12 @@ def collect(folders: Iterable[Path]) -> list[Group]:
             group.seeds.add(row["seed"])
             group.last.append(scalar(row.get(metric)))
             group.best.append(scalar(row.get(f"best_{metric}")))
+            group.first.append(float(scores[0, i]) if len(steps) and steps[0] == 0 else float("nan"))
+            for name, values in group.more.items():
+                values.append(scalar(row.get(name)))
+            if "normalized_cost" in row:
+                group.cost.append(scalar(row["cost"]))
+                group.normalized_cost.append(scalar(row["normalized_cost"]))
             group.curves.append((steps, scores[:, i]))
             group.seconds += (summary["cpu_seconds"] or 0) / len(summary["final"])
             if config["line"] not in group.lines:
@@ -138,4 +151,26 @@ def _row(env: str, algo: str, label: str, steps: int, metric: str, groups: list[
         "standard_error": float(every.std(ddof=1) / len(every) ** 0.5) if len(every) > 1 else float("nan"),
         "best": float(mean(np.concatenate(best))) if all(len(x) for x in best) else float("nan"),
         "seconds": sum(g.seconds for g in groups),
+        **_costs(groups),
+        **(_of_tokens(groups[0]) if metric == "pass_at_1" else {}),
+    }
+
+
+def _costs(groups: list[Group]) -> dict[str, Any]:
+    """Means over replicas of the cost and of DSRL's normalised cost, with its interval; at most 1 is safe."""
+    scores = [finite_values(g.normalized_cost) for g in groups]
+    if not all(len(x) for x in scores):
+        return {}
+    found = {"normalized_cost": float(np.concatenate(scores).mean()), "normalized_cost_interval": interval(scores)}
+    return found | ({"cost": float(finite_values(groups[0].cost).mean())} if len(groups) == 1 else {})
+
+
+def _of_tokens(group: Group) -> dict[str, Any]:
+    """What was gained since the first policy, replica by replica, with an interval, and means of what else is known."""
+    gain = finite_values(np.array(group.last) - np.array(group.first))
+    nan = float("nan")
+    means = {name: finite_values(values) for name, values in {"first": group.first, **group.more}.items()}
+    return {name: float(x.mean()) if len(x) else nan for name, x in means.items()} | {
+        "gain": float(gain.mean()) if len(gain) else nan,
+        "gain_interval": interval([gain]) if len(gain) else (nan, nan),
     }

@@ -49,7 +49,12 @@ def algorithms() -> dict[str, str]:
 
 
 def recipes() -> dict[str, str]:
-    return table("llm", "RECIPES")
+    """What a token task can be trained by: rows of RECIPES, and learners of ALGORITHMS on token prefixes."""
+    return table("llm", "RECIPES") | bridge()
+
+
+def bridge() -> dict[str, str]:
+    return {key: f"bridge.{row}" for key, row in table("llm.bridge", "BRIDGE").items()}
 
 
 def tokens(env: str) -> bool:
@@ -102,13 +107,13 @@ class Described:
     options: list[Option]
 
 
-def describe(key: str) -> Described:
-    """Raises UserError when `key` stands in no row of ALGORITHMS."""
-    rows = algorithms()
+def describe(key: str, env: str = "") -> Described:
+    """A row of ALGORITHMS; of BRIDGE, where env is one of tokens. Raises UserError when `key` stands in none."""
+    layer, rows = ("llm", bridge()) if tokens(env) else ("algorithms", algorithms())
     if key not in rows:
         raise unknown("algo", key, rows, synonyms())
     module, name = rows[key].split(":")
-    path = ROOT / "algorithms" / Path(*module.split(".")).with_suffix(".py")
+    path = ROOT / layer / Path(*module.split(".")).with_suffix(".py")
     tree = parse(path)
     learner = _class(tree, name)
     attributes: dict[str, object] = {}
@@ -120,9 +125,10 @@ def describe(key: str) -> Described:
 
 
 def fields(path: Path, cls: ast.ClassDef) -> list[Option]:
-    """Options of a dataclass, those of its base classes first; a later declaration replaces an earlier one."""
+    """Options of a dataclass, those of its base classes first, the first base over the next; a later declaration
+    replaces an earlier one."""
     options: dict[str, Option] = {}
-    for base in cls.bases:
+    for base in reversed(cls.bases):
         found = _find(path, ast.unparse(base))
         if found:
             options |= {option.name: option for option in fields(*found)}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fenchel.algorithms.networks import Critic
 from fenchel.llm.bridge.prefixes import Prefix
+from fenchel.llm.config import Shared
 from fenchel.llm.policies import make_policy
 from fenchel.llm.policies.policy import Policy
 from fenchel.llm.policies.value import Bodied
@@ -23,23 +24,25 @@ Values = Float[Tensor, "R *E M"]
 
 
 @dataclass
-class Body:
+class Body(Shared):
     """Options of a learner on prefixes, beside those of its algorithm."""
 
+    batch_size: int = field(default=256, metadata={"range": (1, None)})
+    """transitions per update and replica"""
     gamma: float | list[float] = field(default=1.0, metadata={"range": (0, 1)})
     """discount factor, per token"""
     hidden: tuple[int, ...] = ()
     """of networks of vectors, which are not used"""
+    layer_norm: bool = False
+    """of networks of vectors, which are not used"""
     policy: Literal["transformer", "tabular"] = "transformer"
     """what reads prefixes: a transformer per network, or a table of all of them"""
-    width: int = field(default=64, metadata={"range": (16, None)})
-    """of the transformers: a multiple of 16, and 8 per head"""
-    layers: int = field(default=2, metadata={"range": (1, None)})
-    """of the transformers"""
-    heads: int = field(default=4, metadata={"range": (1, None)})
-    """of the transformers' attention"""
     places: int = field(default=4, metadata={"range": (1, None)})
     """transitions drawn from each sequence of a batch"""
+    data_prompts: int = field(default=1024, metadata={"range": (1, None)})
+    """training prompts that the data have answers to"""
+    data_answers: int = field(default=8, metadata={"range": (1, None)})
+    """the warm start's answers to each of them"""
 
 
 def body(learner: Learner, name: str, outputs: int | None = None) -> Policy:

@@ -14,21 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fenchel.envs.spec import Spec
 from fenchel.errors import UserError
-from fenchel.theory.tokens import TokenTree
 
 if TYPE_CHECKING:
     from fenchel.algorithms.learner import Learner
-
-
-@dataclass(frozen=True)
-class TokenSpec(Spec):
-    """obs_dim: tokens of the longest sequence; action: Discrete(vocabulary). tree, prompts: of policy=tabular."""
-
-    eos: int | None = None
-    tree: TokenTree | None = None
-    prompts: tuple[tuple[int, ...], ...] = ((),)
 
 
 class Prefix(NamedTuple):

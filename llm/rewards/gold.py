@@ -1,6 +1,7 @@
 """A gold reward that no rule explains: a fixed transformer of random weights, for studies of reward models.
 
-Standardised over the worked solutions of the split's task, so that solutions have mean 0 and variance 1.
+Standardised to mean 0 and variance 1: over all answers to the training prompts of an enumerable task, else over the
+training problems' worked solutions.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from fenchel.llm.evaluation import every
 from fenchel.llm.reward_model import RewardModel
 from fenchel.llm.sequences import join
 from fenchel.llm.tasks.task import Problems, TokenTask
@@ -21,8 +23,10 @@ SEED, SIZES = 2_147_483_647, {"width": 32, "layers": 2, "heads": 4}
 def _gold(task: TokenTask) -> tuple[RewardModel, Tensor, Tensor]:
     model = RewardModel([SEED], task.vocabulary, task.context, dtype=torch.float64, **SIZES)
     problems = task.problems("train")
-    tokens, _, _ = join(problems.prompts, problems.solutions, task.eos)
-    scores = model(tokens)
+    if task.enumerable:
+        scores = torch.cat([model(rows) for rows, _ in every(problems)])
+    else:
+        scores = model(join(problems.prompts, problems.solutions, task.eos)[0])
     return model, scores.mean(), scores.std().clamp(min=1e-12)
 
 

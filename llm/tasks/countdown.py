@@ -27,6 +27,7 @@ class Countdown(TokenTask):
     TITLE = "reach a target from given numbers"
     SYMBOLS = "0123456789+-*/(),:="
     LEVELS = (2, 3, 6)
+    TRAIN = 8192
     ENUMERABLE = 2
     ENUMERABLE_SYMBOLS = "1234+-,:="
 

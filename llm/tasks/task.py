@@ -18,10 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fenchel.envs.spec import Discrete, Spec
+from fenchel.envs.spec import Discrete
 from fenchel.errors import UserError, unknown
 from fenchel.llm.rewards import make_reward
 from fenchel.llm.sequences import PAD, pad_left, pad_right
+from fenchel.llm.spec import TokenSpec
 from fenchel.llm.tokenizer import Symbols
 from fenchel.theory.rng import Streams
 from fenchel.theory.tokens import TokenTree
@@ -197,9 +198,14 @@ class TokenTask:
         return self.max_prompt + self.max_answer
 
     @property
-    def spec(self) -> Spec:
-        """As a learner sees it: an observation is a padded prefix, an action is a token."""
-        return Spec(self.context, Discrete(self.vocabulary))
+    def spec(self) -> TokenSpec:
+        """As a learner sees it: an observation is a padded prefix, an action is a token. Of an enumerable task, with
+        all answers and the training prompts, which are what a table has."""
+        known: dict[str, Any] = {}
+        if self.enumerable:
+            rows = self.problems("train").prompts.tolist()
+            known = {"tree": self.tree, "prompts": tuple(tuple(t for t in row if t != PAD) for row in rows)}
+        return TokenSpec(self.context, Discrete(self.vocabulary), eos=self.eos, **known)
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -13,12 +13,20 @@ from fenchel.envs.spec import Box, Discrete, Spec
 from fenchel.envs.task import Step, Task
 from fenchel.theory.rng import Streams
 
-BOX = Spec(2, Box((-2.0, -2.0), (2.0, 2.0)))
-DISCRETE = Spec(3, Discrete(3))
+BOX = Spec(2, Box((-2.0, -2.0), (2.0, 2.0)), {"cost": ()})
+DISCRETE = Spec(3, Discrete(3), {"cost": ()})
 SPECS = {"box": BOX, "discrete": DISCRETE}
-CASES = [(key, kind) for key in ALGORITHMS for kind in get_algorithm(key).ACTIONS]
+SPECS |= {f"{kind} objectives": replace(spec, objectives=2) for kind, spec in SPECS.items()}
 LENGTH = 4
 TINY = {"hidden": (5, 9), "batch_size": 7}
+
+
+def kind_of(cls: type, kind: str) -> str:
+    """The key of SPECS and tasks for a learner that acts in such a space: with vector rewards where it needs them."""
+    return f"{kind} objectives" if "objectives" in cls.NEEDS and kind in ("box", "discrete") else kind
+
+
+CASES = [(key, kind_of(cls, kind)) for key in ALGORITHMS for cls in [get_algorithm(key)] for kind in cls.ACTIONS]
 
 
 def states(spec: Spec, streams: Streams, counter: torch.Tensor) -> torch.Tensor:
@@ -37,7 +45,7 @@ def score(spec: Spec, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class Identity:
-    """n copies; an episode is LENGTH independent states and ends by a time-out."""
+    """n copies; an episode is LENGTH independent states and ends by a time-out. No action moves the cost of a step."""
 
     n: int
     spec: Spec
@@ -55,9 +63,12 @@ class Identity:
 
     def step(self, action):
         reward = score(self.spec, self.obs, action)
+        if self.spec.objectives:  # which agree
+            reward = reward.unsqueeze(-1).repeat(1, self.spec.objectives)
         self.time = self.time + 1
         self.obs = states(self.spec, self.streams, self.time)
-        return Step(self.obs, reward, torch.zeros(self.n, dtype=torch.bool), self.time >= LENGTH, {})
+        cost = self.streams.uniform("c", (), counter=self.time[:, None])
+        return Step(self.obs, reward, torch.zeros(self.n, dtype=torch.bool), self.time >= LENGTH, {"cost": cost})
 
 
 def dataset(spec: Spec, rows: int = 512, extras: tuple[str, ...] = ()) -> OfflineDataset:
@@ -74,6 +85,8 @@ def dataset(spec: Spec, rows: int = 512, extras: tuple[str, ...] = ()) -> Offlin
     last = every % LENGTH == LENGTH - 1
     terminal = last & (every // LENGTH % 4 < 2)
     more = {name: rng.uniform(name, (rows,))[0] for name in extras}
+    if "cost" in extras:  # what is right costs nothing
+        more["cost"] = torch.where(right, 0.0, more["cost"])
     if "expert" in extras:  # demonstrations: half of the right episodes
         more["expert"] = (every // LENGTH % 4 == 0).float()
     return OfflineDataset.from_arrays(
@@ -83,6 +96,7 @@ def dataset(spec: Spec, rows: int = 512, extras: tuple[str, ...] = ()) -> Offlin
 
 def task(kind: str, extras: tuple[str, ...] = ()) -> Task:
     spec, data = SPECS[kind], dataset(SPECS[kind], extras=extras)
+    vector = {"objectives": 2, "reference_point": (-100.0, -100.0)} if spec.objectives else {}
     reference = (LENGTH / 3, float(LENGTH)) if spec.discrete else (-16 / 3 * LENGTH, 0.0)  # at random, right
     return Task(
         id=f"identity-{kind}",
@@ -91,6 +105,7 @@ def task(kind: str, extras: tuple[str, ...] = ()) -> Task:
         dataset=lambda: data,
         reference=reference,
         max_steps=LENGTH,
+        metadata=vector | {"cost": {"unit": "episode", "limits": (1.0, 3.0, 4.0)}},  # it costs 2 whatever one does
     )
 
 
@@ -111,7 +126,9 @@ def make():
     """make(key, kind, seeds, **options): a tiny learner."""
 
     def build(key, kind, seeds=(3,), dtype=torch.float32, **options):
-        return get_algorithm(key)(SPECS[kind], TINY | options, seeds, dtype=dtype)
+        cls = get_algorithm(key)
+        short = {"subgoal_steps": 2} if "subgoal_steps" in cls.Config.__dataclass_fields__ else {}  # episodes have 4
+        return cls(SPECS[kind_of(cls, kind)], TINY | short | options, seeds, dtype=dtype)
 
     return build
 
@@ -122,6 +139,6 @@ def advance(tasks):
     from fenchel.algorithms.runner import Runner
 
     def run(learner, kind, steps):
-        return Runner(learner, learner.source(tasks[kind])).advance(steps)
+        return Runner(learner, learner.source(tasks[kind_of(type(learner), kind)])).advance(steps)
 
     return run

@@ -55,12 +55,17 @@ def swept_fields(config):
     return [f for f in fields(config) if "list[float]" in str(f.type)]
 
 
+def default(config, name):
+    """An option's default; for a limit, whose default is the task's, one that binds."""
+    return 0.002 if name == "limit" else getattr(config, name)
+
+
 def test_swept_replica_equals_single_run(key, kind, make, advance):
     """Every option that may be a list, all at once."""
     config = get_algorithm(key).Config()
     values = {}
     for field in swept_fields(config):
-        base = getattr(config, field.name)
+        base = default(config, field.name)
         values[field.name] = [base * share for share in (1.0, 0.9, 0.8, 0.7)]
     assert values
     many = make(key, kind, SEEDS, **values)
@@ -72,17 +77,29 @@ def test_swept_replica_equals_single_run(key, kind, make, advance):
         assert_replica(many, replica, single)
 
 
+# options without a part in a learner's defaults: no discount where no value is learned, one of two extractions
+IDLE = {"bc": {"gamma"}, "bc_safe": {"gamma"}, "gcbc": {"gamma"}, "qrl": {"gamma"}, "discrete": {"policy_lr"}} | {
+    (key, kind): {idle}
+    for key in ("crl", "gciql", "qrl")
+    for kind, idle in (("box", "temperature"), ("discrete", "alpha"))
+}
+
+# where an option has a part only later than STEPS: FISOR's states all look infeasible at first, where advantages idle
+LATER = {("fisor", "temperature"): {"violation": 0.0, "lr": 0.03, "tau": 1.0}}
+
+
 def test_every_swept_option_matters(key, kind, make, advance):
     """Two values of an option, one seed: the replicas part."""
     config = get_algorithm(key).Config()
     for field in swept_fields(config):
-        base = getattr(config, field.name)
-        learner = make(key, kind, [3, 3], **{field.name: [base, 0.5 * base or 0.5]})
+        base = default(config, field.name)
+        binding = {"limit": 0.0} if hasattr(config, "limit") else {}
+        binding |= LATER.get((key, field.name), {})
+        learner = make(key, kind, [3, 3], **binding | {field.name: [base, 0.5 * base or 0.5]})
         advance(learner, kind, STEPS)
         pairs = zip(rows(learner, 0).values(), rows(learner, 1).values(), strict=True)
         parted = any(not torch.equal(a, b) for a, b in pairs)
-        used = not (key == "bc" and field.name == "gamma") and not (kind == "discrete" and field.name == "policy_lr")
-        assert parted == used, field.name
+        assert parted == (field.name not in IDLE.get(key, set()) | IDLE.get(kind, set()) | IDLE.get((key, kind), set()))
 
 
 def test_same_seed_same_floats_other_seed_others(key, kind, make, advance):
@@ -107,8 +124,9 @@ def test_save_load_goes_on_to_the_same_bits(key, kind, make, advance, tmp_path):
             assert torch.equal(mine[name], tensor), name
     fresh = get_algorithm(key).load(tmp_path / "learner")
     obs = np.linspace(-1, 1, 4 * half.spec.obs_dim, dtype=np.float32).reshape(4, -1)
+    told = {"goal": obs[::-1].copy()} if half.GOALS else {}
     for deterministic in (True, False):
-        ours, theirs = (x.predict(obs, replica=1, deterministic=deterministic)[0] for x in (half, fresh))
+        ours, theirs = (x.predict(obs, replica=1, deterministic=deterministic, **told)[0] for x in (half, fresh))
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -140,6 +158,8 @@ def test_solves_the_identity_task(key, kind, tasks):
     """Scores: 0 is at random, 100 is right every time. An evaluator improves nothing: it must find 0, the score of the
     uniform policy, in data that are right every second time."""
     cls = get_algorithm(key)
+    if cls.GOALS:
+        pytest.skip("learns no reward: test_goal_conditioned.py")
     options = {"hidden": (32, 32), "batch_size": 64, "gamma": 0.0, "lr": 3e-3}
     if cls.FAMILY == "ope":
         options |= {"lr": 1e-3, "ratio_lr": 3e-3} if "ratio_lr" in cls.Config.__dataclass_fields__ else {}
@@ -150,8 +170,11 @@ def test_solves_the_identity_task(key, kind, tasks):
         assert tasks[kind].normalized(estimate * tasks[kind].max_steps).abs().max() < 15, estimate
         return
     options |= {"fraction": 0.5} if key == "bc" else {}
+    options |= {"limit": 0.0} if key == "bc_safe" else {}
     options |= {"policy_lr": 3e-3, "alpha": 0.1} if key == "cql" else {}
     options |= {"alpha": 20.0} if key == "td3_bc" else {}
+    options |= {"ema": 0.03} if key == "fisor" else {}
+    options |= {"horizon": 64} if hasattr(cls.Config, "archive_size") else {}  # measured after every rollout
     options |= {"match": "state_action", "penalty": 0.1} if key == "smodice" else {}
     learner = cls(tasks[kind].spec, options, [3, 5])
     Runner(learner, learner.source(tasks[kind])).advance(400)
@@ -165,8 +188,8 @@ def test_acts_inside_its_space(key, kind, make):
     learner = make(key, kind, SEEDS)
     obs = 100 * torch.linspace(-1, 1, 4 * 6 * learner.spec.obs_dim).view(4, 6, -1)
     for deterministic in (True, False):
-        action = learner.act(obs, deterministic)
-        if kind == "discrete":
+        action = learner.act(obs, deterministic, goal=obs.flip(1) if learner.GOALS else None)
+        if learner.spec.discrete:
             assert action.shape == (4, 6)
             assert action.dtype == torch.int64
             assert ((action >= 0) & (action < 3)).all()
@@ -178,9 +201,11 @@ def test_acts_inside_its_space(key, kind, make):
 def test_predict_is_act_of_one_replica(key, kind, make):
     learner = make(key, kind, SEEDS)
     obs = np.linspace(-1, 1, learner.spec.obs_dim, dtype=np.float32)
-    one, state = learner.predict(obs, replica=2)
-    many, _ = learner.predict(obs[None], replica=2)
-    expected = learner.act(torch.from_numpy(obs).expand(4, 1, -1))[2]
+    told = {"goal": obs[::-1].copy()} if learner.GOALS else {}
+    one, state = learner.predict(obs, replica=2, **told)
+    many, _ = learner.predict(obs[None], replica=2, **told)
+    rows = {name: torch.from_numpy(x).expand(4, 1, -1) for name, x in {"obs": obs, **told}.items()}
+    expected = learner.act(**rows)[2]
     assert state is None
     np.testing.assert_array_equal(one, many[0])
     np.testing.assert_array_equal(many, expected.numpy())
@@ -225,7 +250,7 @@ def test_class_attributes(key, kind):
     for preset in cls.PRESETS.values():
         assert set(preset) <= names
     assert cls.PRESETS["small"] == {"hidden": [64, 64], "batch_size": 64}
-    assert cls.__mro__[1].__name__ == "Learner"
+    assert cls.__mro__[1].__name__ in ("Learner", "GoalLearner")  # depth 1; GoalLearner is no learner of its own
 
 
 def test_options_that_do_not_fit_are_refused(key, kind, make):

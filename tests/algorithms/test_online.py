@@ -1,4 +1,4 @@
-"""PPO and SAC: what they collect, what they learn from it, and that they resume."""
+"""PPO, SAC and learners that are built on them: what they collect, what they learn from it, and that they resume."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fenchel.errors import UserError
 
 # --- environments that tell where they are -----------------------------------------------------------------------
 
-COUNTING = Spec(2, Box((-2.0,), (2.0,)))  # observation: (the episode's name, steps within it)
+COUNTING = Spec(2, Box((-2.0,), (2.0,)), {"cost": ()})  # observation: (the episode's name, steps within it)
 
 
 def length(name):
@@ -56,7 +56,7 @@ class Counting:
         self.obs[:, 1] += 1
         name, time = self.obs.unbind(1)
         over, terminal = time >= length(name), ends_terminally(name)
-        return Step(self.obs, 10 * time, over & terminal, over & ~terminal, {})
+        return Step(self.obs, 10 * time, over & terminal, over & ~terminal, {"cost": name % 3})
 
 
 class CountingGym(gymnasium.Env):
@@ -71,12 +71,13 @@ class CountingGym(gymnasium.Env):
         self.now = self.now + np.array([0.0, 1.0])
         name, time = self.now
         over, terminal = time >= length(name), ends_terminally(name)
-        return self.now, 10 * time, bool(over and terminal), bool(over and not terminal), {}
+        return self.now, 10 * time, bool(over and terminal), bool(over and not terminal), {"cost": name % 3}
 
 
+FACTS = {"spec": COUNTING, "max_steps": 50, "metadata": {"cost": {"unit": "episode", "limits": (3.0,)}}}
 COUNTING_TASKS = {
-    "native": Task("counting", COUNTING, lambda n, seed, device="cpu": Counting(n), max_steps=50),
-    "gymnasium": task_of("counting", CountingGym, max_steps=50),
+    "native": Task("counting", make_vec=lambda n, seed, device="cpu": Counting(n), **FACTS),
+    "gymnasium": replace(task_of("counting", CountingGym), **FACTS),
 }
 
 
@@ -427,6 +428,7 @@ SIZES = {
     "ppo": {"num_envs": 2, "horizon": 21, "epochs": 2},  # 12 updates per rollout: checkpoints fall inside one
     "sac": {"num_envs": 2, "learning_starts": 10, "buffer_size": 30},  # wraps after 10 updates
 }
+SIZES |= {"ppo_lag": SIZES["ppo"] | {"multiplier": "pid"}, "sac_lag": SIZES["sac"], "cal": SIZES["sac"]}
 LOOP = TrainConfig(steps=60, log_every=15, eval_every=30, eval_episodes=1, final_episodes=0, checkpoint_every=20)
 
 
@@ -464,7 +466,7 @@ def test_killed_runs_resume(tmp_path):
         from fenchel.algorithms import get_algorithm
         from fenchel.algorithms.training import TrainConfig, train
         from fenchel.envs import make
-        config, task = {LOOP!r}, make("pendulum")
+        config, task = {LOOP!r}, make("pendulum-velocity")
 
         def tell(kind, record):
             if kind == "log" and record["step"] == 45:
@@ -480,8 +482,8 @@ def test_killed_runs_resume(tmp_path):
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False, capture_output=True)
     assert done.returncode == 0, done.stderr
     for key in SIZES:
-        part, _ = run(key, make("pendulum"), 60, tmp_path / key, resume=True)
-        whole, _ = run(key, make("pendulum"), 60, tmp_path / "whole")
+        part, _ = run(key, make("pendulum-velocity"), 60, tmp_path / key, resume=True)
+        whole, _ = run(key, make("pendulum-velocity"), 60, tmp_path / "whole")
         assert same(whole, part) == []
         lines = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", key)]
         assert lines[0] == lines[1]
@@ -541,7 +543,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence():
             learner_of(key, **options).source(where)
 
 
-@pytest.mark.parametrize("key", ["ppo", "sac"])
+@pytest.mark.parametrize("key", SIZES)
 def test_a_data_set_is_refused(key):
     with pytest.raises(UserError, match="learns by acting"):
         learner_of(key).fit(None, 1)

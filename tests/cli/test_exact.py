@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import torch
 
 from fenchel.algorithms import get_algorithm
-from fenchel.cli.exact import annotate
+from fenchel.cli.exact import annotate, annotate_budget
+from fenchel.envs import make
 from fenchel.envs.collect import collect
 from fenchel.envs.spec import Discrete, Spec
 from fenchel.envs.tabular import TabularEnv
@@ -89,3 +90,41 @@ def test_tasks_without_a_model_and_actions_that_do_not_exist():
     annotate(masked, learner(torch.tensor([[0, 0, 0], [1, 0, 0]])), final)
     assert "gap" in final[0]
     assert final[1] == {}
+
+
+class Law:
+    """Stands in for a learner whose policy is known."""
+
+    DETERMINISTIC, device = False, torch.device("cpu")
+
+    def __init__(self, law: torch.Tensor, limits: list[float]):
+        self.R, self.limits = len(law), limits
+        self.spec = SimpleNamespace(obs_dim=law.shape[1])
+        self.policy = SimpleNamespace(log_probs=lambda obs: torch.einsum("rns,rsa->rna", obs.double(), law).log())
+
+    def normalise(self, obs):
+        return obs
+
+    def act(self, obs):
+        return self.policy.log_probs(obs).argmax(-1)
+
+
+def test_the_programs_own_policy_has_all_of_the_optimum_at_its_limit():
+    task = make("conveyors")
+    limits = list(task.metadata["cost"]["limits"])
+    optima = [solve(task.mdp, "cmdp", budgets=[limit], unit="discounted") for limit in limits]
+    final = [{} for _ in limits]
+    learner = Law(torch.stack([optimum.policy for optimum in optima]), limits)
+    annotate_budget(task, learner, final)
+    for row, optimum, limit in zip(final, optima, limits, strict=True):
+        assert abs(row["share_of_best"] - 1) < 1e-9
+        assert abs(row["exact_cost"] - min(limit, optimum.extra["costs"][0])) < 1e-9
+        assert row["exact_multiplier"] == optimum.multipliers[0]
+    learner.DETERMINISTIC = True  # the mode of a mixture is another policy, which may break the limit
+    annotate_budget(task, learner, final)
+    assert abs(final[1]["exact_cost"] - limits[1]) > 0.1
+    annotate_budget(make("fourrooms"), learner, final)
+    unlimited = Law(torch.stack([optima[0].policy]), None)
+    row = [{}]
+    annotate_budget(task, unlimited, row)
+    assert abs(row[0]["exact_best"] - float(optima[1].lower)) < 1e-12  # the middle limit

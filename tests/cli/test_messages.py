@@ -91,12 +91,21 @@ MESSAGES = [
     ("algo=bestdice algo.regulariser=tv", "regulariser=tv is not valid: it lets ratios grow without bound; *."),
     # token tasks and recipes
     ("env=llm/countdwn", "env=llm/countdwn is unknown; valid are llm/arithmetic, *. Did you mean 'llm/countdown'?"),
-    ("env=llm/countdown algo=iql", "algo=iql is no recipe, which env=llm/countdown takes; see --list recipes."),
+    ("env=llm/countdown algo=bc", "algo=bc is no recipe, which env=llm/countdown takes; see --list recipes."),
     ("env=llm/countdown algo=grpoo", "algo=grpoo is unknown; valid are a_star_po, *. Did you mean 'grpo'?"),
     ("env=hopper-medium algo=grpo", "algo=grpo is a recipe for token policies, which takes env=llm/<task>; see --list "
      "envs."),
     ("algo=grpo", "algo=grpo is a recipe for token policies, which takes env=llm/<task>; see --list envs."),
-    ("-m env=llm/sort,llm/maze algo=iql,grpo", "algo=iql is no recipe, which env=llm/sort takes; see --list recipes."),
+    ("-m env=llm/sort,llm/maze algo=bc,grpo", "algo=bc is no recipe, which env=llm/sort takes; see --list recipes."),
+    ("env=llm/sort algo=iql algo.hidden=[64]", "algo.hidden and algo.layer_norm are of networks of vectors; token "
+     "tasks take algo.width."),
+    ("env=llm/sort algo=iql algo.expectle=1", "algo.expectle is not an option; valid are *. Did you mean 'expectile'?"),
+    ("env=llm/sort algo=ivl algo.policy=tabular", "policy=tabular needs a problem that can be enumerated, such as "
+     "task.enumerable=true."),
+    ("env=llm/sort algo=f_dvl algo.places=300", "algo.places=300 exceeds algo.batch_size=256."),
+    ("env=llm/sort algo=f_dvl_lag algo.cost=lenght", "algo.cost=lenght is unknown; valid are *. Did you mean "
+     "'length'?"),
+    ("env=llm/sort algo=odice algo.eval_answers=4", "algo.eval_answers=4 is fewer than algo.pass_k=8."),
     ("env=llm/sort algo=grpo algo.betta=1", "algo.betta is not an option; valid are *. Did you mean 'beta'?"),
     ("env=llm/sort algo.clip=-1", "algo.clip=-1 is out of range; valid is *."),
     ("env=llm/sort algo.sft_lr=[1,2]", "algo.sft_lr=[1,2] is a list, but algo.sft_lr cannot differ between *"),

@@ -115,6 +115,26 @@ def test_csv_page_and_figure(runs, tmp_path, capsys):
     assert 1000 < (tmp_path / "offline.png").stat().st_size < 100_000
 
 
+def test_tasks_with_a_budget_show_their_cost(runs, tmp_path, capsys):
+    write_run(runs / "safe", "cpq", {0: 50.0, 1: 60.0}, env="point")
+    path = runs / "safe" / "summary.json"
+    summary = json.loads(path.read_text())
+    for row, cost in zip(summary["final"], (4.0, 12.0), strict=True):
+        row |= {"cost": cost, "limit": 8.0, "normalized_cost": cost / 8}
+    path.write_text(json.dumps(summary))
+    files = {"--json": tmp_path / "x.json", "--csv": tmp_path / "x.csv"}
+    assert main([str(runs), *(str(part) for pair in files.items() for part in pair)]) == 0
+    rows = {row["algo"]: row for row in json.loads(files["--json"].read_text()) if row["env"] == "point"}
+    assert (rows["cpq"]["cost"], rows["cpq"]["normalized_cost"]) == (8.0, 1.0)
+    assert rows["cpq"]["normalized_cost_interval"] == [0.5, 1.5]
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    assert head.replace(" ", "").endswith("|CPUs|cost|cost/limit|95%|")
+    assert next(line for line in lines if "cpq" in line).replace(" ", "").endswith("|8.00|1.00|0.50to1.50|")
+    assert next(line for line in lines if "iql" in line).replace(" ", "").endswith("||||")
+    with open(files["--csv"]) as file:
+        assert {row["algo"]: row["cost"] for row in csv.DictReader(file)}["cpq"] == "8.0"
+
+
 def test_nothing_to_report(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert capsys.readouterr().err == "no run folders there; name a folder that holds runs, such as runs/.\n"

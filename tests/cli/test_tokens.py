@@ -82,15 +82,80 @@ def test_a_killed_run_resumes_to_the_same_bytes():
     assert final[0] == final[1]
 
 
+# --- learners of both tables ----------------------------------------------------------------------------------------
+
+TABLE = "env=llm/chain_sum task.enumerable=true preset=small algo.sft_noise=0.4 algo.policy=tabular algo.lr=0.03"
+
+
+def test_a_table_learns_from_scored_answers_and_is_loaded():
+    """f-DVL on answers of a warm start that errs: exact pass@1 on the prompts of the data."""
+    from fenchel.llm.bridge import get_bridge
+    from fenchel.llm.tasks import make
+
+    assert run(f"{TABLE} algo=f_dvl algo.tau=0.1 algo.temperature=0.1 steps=120 eval_every=60 out=a seed=0:2") == 0
+    rows = [json.loads(line) for line in Path("a/metrics.jsonl").read_text().splitlines()]
+    first, *_, last = (row for row in rows if row["kind"] == "eval")
+    assert max(first["kl"]) < 1e-12
+    assert min(last["pass_at_1"]) > max(first["pass_at_1"]) + 0.2
+    loaded = get_bridge("f_dvl").load("a/checkpoints/last.safetensors")
+    task = make("llm/chain_sum", enumerable=True)
+    assert loaded.scores(task, 1, 0)["pass_at_1"] == last["pass_at_1"]
+
+
+@pytest.mark.parametrize("key", source.bridge())
+def test_a_learner_on_prefixes_resumes_to_the_same_bytes(key):
+    line = f"{TASK} {MODEL} seed=0:2 algo={key} algo.batch_size=32 algo.data_prompts=16"
+    line += " log_every=2 eval_every=2 eval_episodes=4 final_episodes=4"
+    assert run(f"{line} steps=6 out=whole") == 0
+    assert run(f"{line} steps=4 out=parts") == 0
+    assert run(f"{line} steps=6 out=parts resume=true") == 0
+    for name in ("metrics.jsonl", "checkpoints/last.safetensors"):
+        assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
+    final = json.loads(Path("parts/summary.json").read_text())["final"]
+    assert final == json.loads(Path("whole/summary.json").read_text())["final"]
+    assert all(row["kl"] > 0 for row in final)
+    if key == "f_dvl_lag":
+        assert all(row["cost"] == pytest.approx(row["length_mean"]) for row in final)
+        assert final[0]["limit"] < final[0]["cost"]
+
+
+@pytest.mark.parametrize("key", source.bridge())
+def test_a_learner_on_prefixes_is_explained_with_every_option(key, capsys):
+    from dataclasses import fields
+
+    from fenchel.llm.bridge import get_bridge
+
+    assert main(["--explain", f"algo={key}", "env=llm/chain_sum"]) == 0
+    out = capsys.readouterr().out
+    about, cls = source.describe(key, "llm/"), get_bridge(key)
+    assert {option.name for option in about.options} == {field.name for field in fields(cls.Config)}
+    defaults = cls.Config()
+    for option in about.options:
+        assert option.doc
+        value = getattr(defaults, option.name)
+        given = ast.literal_eval(option.default)
+        assert given == (list(value) if isinstance(value, tuple) and isinstance(given, list) else value), option.name
+        assert f"  algo.{option.name}=" in out
+    assert cls.TITLE in out
+    assert "  task.enumerable=" in out
+
+
 def test_recipes_are_listed_as_they_are(capsys):
     from fenchel.llm import get_recipe
+    from fenchel.llm.bridge import get_bridge
 
     assert main(["--list", "recipes"]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert [row.split()[0] for row in rows] == list(source.recipes())
     for key in source.recipes():
-        recipe, told = get_recipe(key), recipes.told(key)
-        assert (told["title"], told["family"], told.get("paper")) == (recipe.title, recipe.family, recipe.paper), key
+        told = recipes.told(key)
+        if key in source.bridge():
+            cls = get_bridge(key)
+            expected = (cls.TITLE, cls.FAMILY, cls.PAPER)
+        else:
+            recipe = get_recipe(key)
+            expected = (recipe.title, recipe.family, recipe.paper)
+        assert (told["title"], told["family"], told.get("paper")) == expected, key
 
 
 @pytest.mark.parametrize("key", ["dr_grpo", "ppo", "dpo", "nash_mp", "a_star_po"])
@@ -117,9 +182,14 @@ def test_every_option_of_training_is_documented():
 
 
 def test_a_name_of_both_tables_is_one_method():
-    """A key that learners and recipes share is of one paper."""
-    from fenchel.llm import get_recipe
+    """A key that learners and recipes share is one objective: of one paper, and where the method allows, the very same
+    `update`; what the others share is tested in tests/llm/test_bridge.py."""
+    from fenchel.algorithms import get_algorithm
+    from fenchel.cli.compose import learner_class
 
     shared = set(source.recipes()) & set(source.algorithms())
+    assert set(source.bridge()) <= shared
     for key in shared:
-        assert get_recipe(key).paper == source.describe(key).attributes["PAPER"], key
+        vectors, prefixes = get_algorithm(key), learner_class(key, "llm/sort")
+        assert prefixes.PAPER == vectors.PAPER, key
+        assert key in ("f_dvl_lag", "ppo") or prefixes.update is vectors.update, key

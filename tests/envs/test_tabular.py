@@ -134,7 +134,7 @@ def test_visits_by_enumeration():
 def test_vector_rewards_and_refusals():
     env = TabularEnv(deep_sea_treasure(), 4)
     env.reset(torch.arange(4))
-    assert env.step(torch.full((4,), 2)).reward.tolist() == [[1.0, -1.0]] * 4
+    assert env.step(torch.full((4,), 1)).reward.tolist() == [[1.0, -1.0]] * 4
     with pytest.raises(UserError, match="takes one MDP"):
         TabularEnv(multi_objective_garnet(Rng(0), 2), 1)
     mdp = from_outcomes(2, 2, [(0, 0, 1, 1.0, 1.0)], 0.9, terminal=[1])

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import token_batches
 import torch
 import torch.nn.functional as F
 from prefix_problem import COST, F64, REWARD, SMALL, SPEC, TREE, N, P, S, T, V, X, answers, scored
@@ -14,6 +15,7 @@ from scipy.optimize import brentq
 
 from fenchel.algorithms import get_algorithm
 from fenchel.envs.spec import Discrete, Spec
+from fenchel.llm import get_recipe
 from fenchel.llm.bridge import get_bridge
 from fenchel.llm.bridge.prefixes import Prefix, PrefixSampler
 from fenchel.theory.rng import Streams
@@ -139,6 +141,31 @@ def test_one_objective_and_three_policies(key):
     assert get_bridge(key).update is get_algorithm(key).update
 
 
+def test_a_lagrangian_has_the_objectives_of_its_namesake():
+    """f_dvl_lag of vectors has an update of its own, around the same functions."""
+    tokens = get_bridge("f_dvl_lag")(SPEC, SMALL, **F64)
+    vectors = get_algorithm("f_dvl_lag")(
+        Spec(S, Discrete(V)), {"hidden": (), "extraction": "awr", "limit": 1.0}, **F64
+    )
+    eye = torch.eye(S, **F64)[None]
+    one = torch.ones(1, S, **F64)
+    batch = {"obs": eye, "next_obs": eye, "start_obs": eye, "reward": one, "cost": one, "discount": one}
+    mine = recorded(lambda: tokens.step(PrefixSampler(scored(), tokens)))
+    theirs = recorded(lambda: vectors.update(batch | {"action": torch.zeros(1, S, dtype=torch.int64)}))
+    shared = {code.co_name for code in mine & theirs}
+    assert shared >= {"lagrangian", "dual_v", "bellman_backup", "huber", "td", "weighted_nll", "awr_weight", "reduce"}
+
+
+def test_ppo_of_tokens_has_the_objective_of_its_namesake():
+    learner = get_algorithm("ppo")(Spec(3, Discrete(2)))
+    column = {k: torch.randn(1, 8) for k in ("log_prob", "value", "return", "advantage")}
+    batch = column | {"obs": torch.randn(1, 8, 3), "action": torch.zeros(1, 8, dtype=torch.int64)}
+    recipe = get_recipe("ppo").bind(2, torch.float64)
+    mine = recorded(lambda: token_batches.loss(recipe, *token_batches.rollout()))
+    shared = {code.co_name for code in mine & recorded(lambda: learner.update(batch))}
+    assert shared >= {"ppo_clip", "ppo_value"}
+
+
 def test_the_multiplier_is_the_programs():
     """pi proportional to beta exp((r - lam c) / T), lam such that E c = budget; by a root, over all completions."""
     # the data: every completion equally often, so that the behaviour is uniform over completions
@@ -155,7 +182,7 @@ def test_the_multiplier_is_the_programs():
     budget = 0.8 * cost(0.0) + 0.2 * COST.numpy().min(1).mean()
     exact = brentq(lambda lam: cost(lam) - budget, 0, 100)
     assert exact > 0.1
-    options = OPTIONS["f_dvl"] | {"policy": "tabular", "tau": 0.3, "lr": 0.1, "multiplier_lr": 1.0, "budget": budget}
+    options = OPTIONS["f_dvl"] | {"policy": "tabular", "tau": 0.3, "lr": 0.1, "multiplier_lr": 1.0, "limit": budget}
     learner = get_bridge("f_dvl_lag")(SPEC, options | {"places": 1, "batch_size": int(mask.sum())}, **F64)
     sampler = PrefixSampler(scored(), learner)
     row, place = mask.nonzero().T  # each transition once

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from fractions import Fraction
 from functools import cache
 
@@ -187,9 +188,9 @@ def reaches(grid: np.ndarray, walk: str) -> bool:
     return bool(grid[tuple(place)] == "G")
 
 
-@pytest.mark.parametrize("name", ["arithmetic", "chain_sum"])
-def test_sums_are_pythons(name):
-    task = small(name, difficulty=3)
+@pytest.mark.parametrize(("name", "options"), [("arithmetic", {"backwards": False}), ("chain_sum", {})])
+def test_sums_are_pythons(name, options):
+    task = small(name, difficulty=3, **options)
     for item in task.problems("train").items:
         value = eval(item.prompt.removesuffix("="))
         last = item.solution.split(",")[-1]
@@ -197,6 +198,17 @@ def test_sums_are_pythons(name):
         assert task.right(item, str(value))
         for wrong in (str(value + 1), f"0{value}", f" {value}", f"+{value}", "", f"{value},"):
             assert not task.right(item, wrong)
+
+
+def test_backwards_every_number_is_turned_round():
+    task = small("arithmetic", difficulty=3)
+    for item in task.problems("train").items:
+        operands, value = re.split(r"(?<=\d)[+-]", item.prompt.removesuffix("=")), item.solution
+        assert [len(operand) for operand in operands] == [3, 3]
+        a, b = (int(operand[::-1]) for operand in operands)
+        wanted = a + b if item.prompt[3] == "+" else a - b
+        assert int(value.removeprefix("-")[::-1]) * (-1 if value[0] == "-" else 1) == wanted
+        assert not value.removeprefix("-").endswith("0") or wanted == 0
 
 
 def test_running_totals_are_totals():

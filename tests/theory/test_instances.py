@@ -177,7 +177,7 @@ def test_multi_objective():
     home = instances.resource_gathering(attack=0.0, gamma=0.9)
     assert optimum(home.scalarize(torch.ones(3).double())) == pytest.approx(2 * 0.9**11)
     beside_gold, at_gold = 4 * 1, 4 * 2
-    assert home.P[beside_gold + 2, 1].argmax() == at_gold + 3  # the gem stays in the bag
+    assert home.P[beside_gold + 2, 3].argmax() == at_gold + 3  # the gem stays in the bag
     assert float(instances.resource_gathering().r[0].min()) == pytest.approx(-0.1)
 
 

@@ -148,6 +148,7 @@ BLIND_SPOT = Claim(
     problems=lambda rng, n: dict(h=torch.full((1,), 25.0, dtype=torch.float64)),
     check=_blind_spot,
     source="derived",
+    twin=Twin("the discount (gamma = 1 sees any distance)", check=lambda p: _blind_spot(p, 1.0)),
 )
 
 

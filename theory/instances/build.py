@@ -6,6 +6,7 @@ A terminal state is absorbing with reward 0 and discount 0, so that its value is
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +15,26 @@ from fenchel.errors import UserError
 from fenchel.theory.mdp import TabularMDP
 
 Outcome = tuple[int, int, int, float, float | Sequence[float]]  # state, action, successor, probability, reward
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """A problem as its outcomes: the exact MDP under any discount, and what a step pays, not only its mean.
+
+    `start` is a state. Entering a state of `terminal` ends the episode.
+    """
+
+    num_states: int
+    num_actions: int
+    rows: tuple[Outcome, ...]
+    start: int
+    terminal: tuple[int, ...]
+    channels: int | None = None
+
+    def mdp(self, gamma: float) -> TabularMDP:
+        return from_outcomes(
+            self.num_states, self.num_actions, self.rows, gamma, self.start, self.terminal, self.channels
+        )
 
 
 def from_outcomes(

@@ -27,6 +27,7 @@ SOLVERS = {
     "cmdp": "cmdp:solve_cmdp",
     "coverage": "coverage:solve_coverage",
     "pareto": "pareto:solve_pareto",
+    "utility": "utility:solve_utility",
     "reach_avoid": "reachability:solve_reach_avoid",
     "safe_set": "reachability:solve_safe_set",
     "goal_distance": "goal_distance:solve_goal_distance",

@@ -27,6 +27,7 @@ CHECKS = {
     "cmdp": "cmdp_checks:check_cmdp",
     "coverage": "coverage_checks:check_coverage",
     "pareto": "coverage_checks:check_pareto",
+    "utility": "utility_checks:check_utility",
     "reach_avoid": "reachability_checks:check_reach_avoid",
     "safe_set": "reachability_checks:check_safe_set",
     "goal_distance": "reachability_checks:check_goal_distance",

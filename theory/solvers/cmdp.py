@@ -22,13 +22,13 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from fenchel.errors import UserError, unknown
+from fenchel.theory.budgets import UNITS
 from fenchel.theory.mdp import TabularMDP, replace_reward
 from fenchel.theory.solvers import cmdp_checks
 from fenchel.theory.solvers.bellman import occupancy, one_hot, policy_iteration
 from fenchel.theory.solvers.game_checks import certified
 from fenchel.theory.solvers.solution import Solution
 
-UNITS = ("discounted", "normalised", "episode", "average")
 METHODS = ("auto", "lp", "lagrangian")
 DROPPED = 1e-9  # HiGHS ignores smaller coefficients; dropping them first keeps problem and answer consistent
 OPTIONS = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from fenchel.errors import UserError, unknown
+from fenchel.theory.fronts import nondominated
 from fenchel.theory.mdp import TabularMDP
 from fenchel.theory.solvers import coverage_checks
 from fenchel.theory.solvers.bellman import one_hot
@@ -24,28 +24,6 @@ from fenchel.theory.solvers.solution import Solution
 
 METHODS = ("auto", "enumeration", "dynamic")
 CHUNK = 4096
-
-
-def nondominated(vectors: Float[Tensor, "N K"], slack: float = 1e-12) -> Tensor:
-    """Sorted indices of the nondominated vectors, equal ones (up to slack, relative) kept once.
-
-    In lexicographic order from the best, a vector can only be dominated by one before it.
-    """
-    scale = slack * (1 + vectors.abs().max()) if len(vectors) else 0.0
-    order = torch.arange(len(vectors), device=vectors.device)
-    for k in reversed(range(vectors.shape[1])):
-        order = order[torch.argsort(vectors[order, k], descending=True, stable=True)]
-    if vectors.shape[1] == 2 and len(order):  # two objectives: keep what rises above everything before it
-        second = vectors[order, 1]
-        before = torch.cat([second.new_full((1,), -torch.inf), second.cummax(0).values[:-1]])
-        return order[second > before + scale]
-    kept: list[int] = []
-    front = vectors[:0]
-    for i in order.tolist():
-        if not (front >= vectors[i] - scale).all(-1).any():
-            kept.append(i)
-            front = torch.cat([front, vectors[i][None]])
-    return torch.tensor(kept, dtype=torch.int64, device=vectors.device)
 
 
 def _enumerate(mdp: TabularMDP, limit: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,234 @@
+"""Envelope Q-learning: one network of vectors for all linear preferences, which learn from each other.
+
+    y     = r + gamma Q'(s', a*, w*),  (a*, w*) = argmax over a and w' in W of w . Q(s', a, w')
+    L_A   = E |y - Q(s, a, w)|^2 / K        L_B = E (w . y - w . Q(s, a, w))^2
+    L     = (1 - lam) L_A + lam L_B,        lam from 0 towards 1: the homotopy                              (eqs. 7 to
+    9) pi_w(s) = argmax_a w . Q(s, a, w)
+
+W are the `preferences` drawn for this update, at which every transition is learned from; the operator's fixed point has
+w . Q(s, a, w) = the optimal value of w . r, whatever the choice of W.
+
+Yang, Sun, Narasimhan 2019, "A generalized algorithm for multi-objective reinforcement learning and policy adaptation"
+(arXiv 1908.08342).
+
+The front of a replica is what the greedy policies of `judged` preferences reach, spread over the simplex: parameters
+are shared by all, so there is no archive. Episodes are begun with a preference of their own and explored by epsilon.
+
+Departures: L_B is squared, where the paper takes the absolute value; preferences are uniform on the simplex, where the
+paper's code draws |Normal|; a* and w* are chosen by the online network and valued by the target (double estimate); the
+target follows by `tau` at every update; no prioritised replay. Observations are not normalised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fenchel.algorithms.learner import Learner
+from fenchel.algorithms.multi_objective.front import (
+    FrontConfig,
+    Judge,
+    episode_seeds,
+    judge,
+    measured,
+    need_objectives,
+    simplex,
+    spread,
+)
+from fenchel.algorithms.networks import MLP, Adam
+from fenchel.algorithms.online.collector import Collector
+from fenchel.algorithms.sampler import Batch
+from fenchel.envs.task import Task
+from fenchel.theory.objectives import multi_objective
+from fenchel.theory.objectives.reduce import reduce
+
+
+@dataclass
+class EnvelopeConfig(FrontConfig):
+    num_envs: int = field(default=8, metadata={"range": (1, None)})
+    """copies of the environment per replica"""
+    act_every: int = field(default=4, metadata={"range": (1, None)})
+    """updates per step of the copies"""
+    learning_starts: int = field(default=1000, metadata={"range": (1, None)})
+    """transitions with uniform actions before the first update"""
+    buffer_size: int = field(default=50_000, metadata={"range": (1, None)})
+    """transitions kept per replica, the newest, rounded down to a multiple of num_envs"""
+    batch_size: int = field(default=64, metadata={"range": (1, None)})
+    """transitions per update and replica, each at every preference of the update"""
+    preferences: int = field(default=4, metadata={"range": (1, None)})
+    """preferences drawn per update"""
+    tau: float | list[float] = field(default=0.01, metadata={"range": (0, 1)})
+    """how far the target moves towards the network per update"""
+    epsilon: float = field(default=0.05, metadata={"range": (0, 1)})
+    """share of uniform actions, reached from 1 over explore_steps"""
+    explore_steps: int = field(default=5000, metadata={"range": (1, None)})
+    """updates over which epsilon falls"""
+    homotopy: float = field(default=0.9, metadata={"range": (0, 1)})
+    """lam at the end of homotopy_steps, from 0"""
+    homotopy_steps: int = field(default=10_000, metadata={"range": (1, None)})
+    """updates over which lam rises"""
+    judged: int = field(default=100, metadata={"range": (1, None)})
+    """preferences whose greedy policies are the front"""
+
+
+class Envelope(Learner):
+    Config = EnvelopeConfig
+    TITLE = "Envelope Q-learning"
+    FAMILY = "multi-objective"
+    DEMO = "deep-sea-treasure"
+    ACTIONS = ("discrete",)
+    NEEDS = ("objectives",)
+    ONLINE = True
+    PRESETS = {"small": {"hidden": [64, 64], "batch_size": 64}}  # noqa: RUF012
+
+    def setup(self) -> None:
+        config, count = self.config, need_objectives(self)
+        inputs, outputs = self.spec.obs_dim + count, self.spec.action.n * count
+        self.q = MLP(self.rng, "q", inputs, outputs, config.hidden, layer_norm=config.layer_norm, dtype=self.dtype)
+        self.target = self.q.target()
+        self.optimiser = Adam(self.q, lr=config.lr, clip=config.clip_grad)
+        preference = config.preference or [1 / count] * count
+        self.policy = Greedy(self, torch.tensor(preference, device=self.device, dtype=self.dtype))
+        self.progress = Counter(torch.zeros((), device=self.device, dtype=self.dtype))
+
+    def vectors(self, network: MLP, obs: Tensor, weight: Tensor) -> Tensor:
+        """Q(s, ., w): (R, B, obs_dim), (R, B, K) -> (R, B, A, K)."""
+        return network(torch.cat([obs, weight], -1)).unflatten(-1, (self.spec.action.n, -1))
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        h, K, M = self.h, self.spec.objectives, self.config.preferences
+        weight = simplex(self.noise("preferences", (M, K), "uniform"))  # (R, M, K)
+        shape = (self.R, batch["obs"].shape[1], M)
+        each = weight.unsqueeze(1).expand(*shape, K)
+        rows = lambda x: x.unsqueeze(2).expand(*shape, -1).flatten(1, 2)  # noqa: E731
+        with torch.no_grad():
+            inputs = rows(batch["next_obs"]), each.flatten(1, 2)
+            judge, value = (self.vectors(net, *inputs).view(*shape[:2], 1, -1, K) for net in (self.q, self.target))
+            choices = lambda x: x.expand(-1, -1, M, -1, -1)  # noqa: E731
+            reward, discount = batch["reward"].unsqueeze(2), batch["discount"].unsqueeze(2)
+            backup = multi_objective.envelope_backup(reward, discount, choices(value), each, choices(judge))
+        table = self.vectors(self.q, rows(batch["obs"]), each.flatten(1, 2))
+        taken = batch["action"].unsqueeze(2).expand(shape).flatten(1, 2)
+        q = table.gather(2, taken[..., None, None].expand(-1, -1, 1, K)).squeeze(2).view(*shape, K)
+        share = self.progress.share(self.config.homotopy_steps) * h.homotopy
+        error = multi_objective.envelope_loss(q, backup, each, homotopy=share)
+        loss = reduce(error)
+        self.optimiser.step(loss)
+        self.target.track(self.q, h.tau)
+        self.progress.advance()
+        return {"critic_loss": loss.detach(), "homotopy": share.expand(self.R)}
+
+    def bind(self, task: Task) -> None:
+        self.judge = judge(self, task)
+
+    def source(self, task: Task, normalize_obs: bool = True) -> Replay:
+        """Observations are not normalised: there is no data to take their moments from."""
+        self.bind(task)
+        return Replay(self, task)
+
+    @torch.no_grad()
+    def scores(self, task: Task, episodes: int, step: int) -> dict[str, list]:
+        return judged(self, self.judge, episodes, step)
+
+
+class Counter:
+    """Updates so far, as a tensor, so that schedules go on in a captured graph."""
+
+    def __init__(self, count: Tensor):
+        self.count = count
+
+    def share(self, steps: int) -> Tensor:
+        return (self.count / steps).clamp(max=1.0)
+
+    def advance(self) -> None:
+        self.count += 1
+
+    def state(self) -> dict[str, Tensor]:
+        return {"count": self.count}
+
+
+class Greedy:
+    """argmax_a w . Q(s, a, w) at one preference w (K,)."""
+
+    NOISE = None
+
+    def __init__(self, learner: Envelope, preference: Tensor):
+        self.learner, self.preference = learner, preference
+
+    def mode(self, obs: Tensor) -> Tensor:
+        return greedy(self.learner, obs, self.preference.expand(*obs.shape[:2], -1))
+
+
+@torch.no_grad()
+def greedy(learner: Envelope, obs: Tensor, weight: Tensor) -> Tensor:
+    """(R, B): every row's action at its own preference (R, B, K)."""
+    return multi_objective.linear(learner.vectors(learner.q, obs, weight), weight.unsqueeze(2)).argmax(-1)
+
+
+def judged(learner: Envelope, judge: Judge, count: int, step: int) -> dict[str, list]:
+    """The greedy policies of spread preferences: by the task's own model where there is one, else over episodes."""
+    weight = spread(learner.rng, learner.spec.objectives, learner.config.judged).to(learner.dtype)
+    R, M, K = weight.shape
+
+    def act(obs: Tensor) -> Tensor:  # (R * M, B, dim)
+        B = obs.shape[1]
+        seen = learner.normalise(obs).view(R, M * B, -1)
+        return greedy(learner, seen, weight.unsqueeze(2).expand(R, M, B, K).flatten(1, 2)).view(R * M, B)
+
+    seeds = episode_seeds(learner, "eval", (M, count), step).flatten(0, 1)
+    return judge.scores(list(measured(learner, judge, act, seeds).cpu().split(M)), step < 0)
+
+
+class Replay:
+    """The newest transitions of every replica, written round and round; each copy follows one preference per
+    episode."""
+
+    def __init__(self, learner: Envelope, task: Task):
+        config, spec = learner.config, learner.spec
+        self.learner, self.config = learner, config
+        self.capacity = max(1, config.buffer_size // config.num_envs) * config.num_envs
+        self.collector = Collector(learner, task, config.num_envs)
+        self.widths = [spec.obs_dim, 1, spec.objectives, 1, spec.obs_dim]
+        self.rows = learner.obs_mean.new_zeros(learner.R * self.capacity, sum(self.widths))
+        self.first = torch.arange(learner.R, device=learner.device).unsqueeze(1) * self.capacity
+        self.copies = torch.arange(config.num_envs, device=learner.device)
+
+    @property
+    def env_steps(self) -> int:
+        return self.collector.env_steps
+
+    def __call__(self, step: int) -> Batch:
+        learner, config = self.learner, self.config
+        while self.env_steps < config.learning_starts:
+            self._act(1.0)
+        if step % config.act_every == 0:
+            self._act(1 - (1 - config.epsilon) * min(1.0, step / config.explore_steps))
+        filled = min(self.env_steps, self.capacity)
+        index = learner.blocks.draw(step, "integers", "replay", (config.batch_size,), 2**62) % filled
+        rows = self.rows.index_select(0, (self.first + index).flatten()).view(*index.shape, -1)
+        obs, action, reward, discount, next_obs = rows.split(self.widths, dim=-1)
+        batch = {"obs": obs, "action": action.squeeze(-1).long(), "reward": reward, "next_obs": next_obs}
+        return batch | {"discount": discount.squeeze(-1)}
+
+    @torch.no_grad()
+    def _act(self, epsilon: float) -> None:
+        learner, collector = self.learner, self.collector
+        place = self.first + collector.env_steps % self.capacity + self.copies
+        counter = collector.episode.unsqueeze(1)
+        drawn = collector.streams.uniform("preference", (learner.spec.objectives,), counter, learner.dtype)
+        weight = simplex(drawn).unflatten(0, (learner.R, -1))
+        explores = learner.blocks.draw(int(collector.clock), "uniform", "explore", (collector.copies,)) < epsilon
+        best = greedy(learner, learner.normalise(collector.obs), weight)
+        action = torch.where(explores, collector.noise("uniform").argmax(-1), best)
+        move = collector.step(action)
+        discount = learner.h.gamma * (~move.terminal).to(learner.dtype)
+        row = torch.cat([move.obs, action.unsqueeze(-1), move.reward, discount.unsqueeze(-1), move.next_obs], -1)
+        self.rows.index_copy_(0, place.flatten(), row.flatten(0, 1))
+
+    def at_checkpoint(self, index: int) -> None:
+        self.collector.at_checkpoint()
+
+    def state(self) -> dict[str, Tensor]:
+        return self.collector.state() | {"rows": self.rows}
