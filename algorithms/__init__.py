@@ -60,8 +60,8 @@ ALGORITHMS: dict[str, str] = {
 SYNONYMS: dict[str, str] = {
     "dice_semi_grad": "odice algo.gradient=semi",
     "dice_true_grad": "odice algo.gradient=true",
-    "ota": "hiql algo.option_steps=5",
     "eql": "f_dvl algo.divergence=kl algo.extraction=w",
+    "ota": "hiql algo.option_steps=5",
     "sac_n": "edac algo.diversity=0",
     "sql": "f_dvl algo.divergence=chi2 algo.extraction=w",
     "xql": "f_dvl algo.divergence=kl algo.extraction=awr",

@@ -79,6 +79,13 @@ def bind(learner: Any, task: Task, to: str) -> tuple[list[float], Tensor]:
     return own, _column(learner, _converted(learner, given, unit, to, task.max_steps))
 
 
+def require(learner: Any, budget: Tensor) -> None:
+    """Raises UserError where a budget is not known: a learner that is fitted to data and was never bound to a task."""
+    if bool(budget.isnan().any()):
+        name = type(learner).__name__
+        raise UserError(f"{name} does not know its limit; bind it to a task, or give limit and unit=discounted.")
+
+
 def _each(option: float | list[float], replicas: int) -> list[float]:
     return option if isinstance(option, list) else [option] * replicas
 

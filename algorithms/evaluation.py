@@ -16,7 +16,8 @@ from fenchel.theory.rng import Streams
 SEED_RANGE = 2**31 - 1  # what every environment accepts
 
 
-def make_env(task: Task, learner: Learner, episodes: int) -> BatchedEnv:
+def check_episodes(task: Task, learner: Learner, episodes: int) -> None:
+    """Raises UserError where the learner cannot be evaluated in so many episodes of the task."""
     if task.make_vec is None:
         raise UserError(f"env={task.id} has data but no environment to evaluate in; set eval_episodes=0.")
     goals = task.metadata.get("goals")
@@ -24,6 +25,11 @@ def make_env(task: Task, learner: Learner, episodes: int) -> BatchedEnv:
         raise UserError(f"env={task.id} has no goals to evaluate {type(learner).__name__} with; set eval_episodes=0.")
     if goals and episodes % goals:
         raise UserError(f"env={task.id} takes its {goals} goals in turn; {episodes} episodes are no multiple of them.")
+
+
+def make_env(task: Task, learner: Learner, episodes: int) -> BatchedEnv:
+    check_episodes(task, learner, episodes)
+    assert task.make_vec is not None
     return task.make_vec(learner.R * episodes, 0, device=learner.device)
 
 

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 STD_FLOOR = 1e-3  # added to the standard deviation of observations, as in TD3+BC
 
 
-def refuse_vectors(learner: Learner, task: Task) -> None:
-    """Raises UserError when the task has vector rewards, which the learner does not take."""
+def refuse(learner: Learner, task: Task) -> None:
+    """Raises UserError when the task has vector rewards, or goals and no reward, and the learner does not."""
+    if task.metadata.get("goals") and not learner.GOALS:
+        raise UserError(f"env={task.id} has goals and no reward, from which {type(learner).__name__} learns.")
     if task.metadata.get("objectives") and "objectives" not in learner.NEEDS:
         raise UserError(f"env={task.id} has vector rewards; {type(learner).__name__} learns from a single reward.")
 
@@ -160,15 +162,16 @@ class Learner:
         The base class binds the learner to the task and samples `task.dataset()`.
         """
         self.bind(task)
-        refuse_vectors(self, task)
-        if task.metadata.get("goals") and not self.GOALS:
-            raise UserError(f"env={task.id} has goals and no reward, from which {type(self).__name__} learns.")
+        refuse(self, task)
         if task.dataset is None:
             raise UserError(f"env={task.id} has no data set, which {type(self).__name__} needs.")
         data = task.dataset()
         if normalize_obs and not self.steps:
             self.observe(data)
         return self.sampler(data)
+
+    def check(self, data: OfflineDataset) -> None:
+        """Raises UserError where the data cannot give what the options ask for, before anything is written."""
 
     def sampler(self, data: OfflineDataset) -> Sampler:
         """Where a learner's batches come from when it has data; override it for batches of several parts."""

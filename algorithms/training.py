@@ -183,9 +183,10 @@ class Loop:
         if not summary:
             return
         for i, best in enumerate(self.best):
-            mean = summary["return_mean"][i] if "return_mean" in summary else None
-            if isinstance(mean, float) and mean > best.get("best_return_mean", -math.inf):
-                named = ("return_mean", "normalized_score", "pass_at_1", "pass_at_k")
+            judged = "hypervolume" if "hypervolume" in summary else "return_mean"
+            value = summary[judged][i] if judged in summary else None
+            if isinstance(value, float) and value > best.get(f"best_{judged}", -math.inf):
+                named = (judged, "normalized_score", "hypervolume_ratio", "pass_at_1", "pass_at_k")
                 best |= {f"best_{k}": summary[k][i] for k in named if k in summary} | {"best_step": step}
         self._tell("eval", {"step": step, **summary})
 

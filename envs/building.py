@@ -146,7 +146,8 @@ def env_task(id: str, *, gamma: float = 0.99, reference_point: Sequence[float] =
         raise UserError(f"task.gamma={gamma:g} is out of range; valid is a number from 0, excluded, to 1.")
     best = torch.full((1, 9), sum(gamma**t for t in range(MAX_STEPS)), dtype=torch.float64)
     facts = {"discount": gamma, "objectives": 9, "objective_names": NAMES}
-    facts["reference_point"] = tuple(check_reference(best, reference_point).tolist())  # 1 a step cannot be exceeded
+    point = check_reference(best, reference_point, "task.reference_point")  # an objective pays at most 1 a step
+    facts["reference_point"] = tuple(point.tolist())
     return Task(
         id,
         Building(1).spec,

@@ -80,7 +80,7 @@ def env_task(id: str, *, gamma: float = 0.99, reference_point: Sequence[float] |
         raise UserError(f"task.gamma={gamma:g} is out of range; valid is a number from 0, excluded, to 1.")
     chosen = REFERENCE_POINT
     if reference_point is not None:
-        chosen = tuple(check_reference(front(gamma), reference_point).tolist())
+        chosen = tuple(check_reference(front(gamma), reference_point, "task.reference_point").tolist())
     facts = {"discount": gamma, "objectives": 2, "objective_names": ("first_goal", "second_goal")}
     facts |= {"reference_point": chosen, "front": lambda: front(gamma)}
     return Task(

@@ -9,8 +9,8 @@
 start, discounted by `discount`, (N, K) float64. That is the Pareto set of deterministic policies, and for resource
 gathering the convex coverage set (at discount .99 policies that remember 19 steps reach nothing else: a test).
 
-    <id>-mixed   the data set: half the episodes uniform, half by one policy of the coverage set, each as likely, with
-                 every action replaced by a uniform one with probability 1/2
+    <id>-mixed   the data set: half the episodes uniform, half by the best policy for one of the weights on a lattice,
+                 each as likely, with every action replaced by a uniform one with probability 1/2
 """
 
 from __future__ import annotations
@@ -30,15 +30,18 @@ from fenchel.envs.spec import Discrete, Spec
 from fenchel.envs.tabular_tasks import Behaviour, Mixture, uniform
 from fenchel.envs.task import Step, Task
 from fenchel.errors import UserError
-from fenchel.theory.fronts import check_reference
+from fenchel.theory.fronts import check_reference, lattice
 from fenchel.theory.instances import multi_objective as instances
 from fenchel.theory.instances.build import Outcomes
 from fenchel.theory.mdp import TabularMDP
 from fenchel.theory.rng import Streams
 from fenchel.theory.solvers import solve
+from fenchel.theory.solvers.bellman import policy_iteration
+from fenchel.theory.solvers.coverage import scalarised
 
 VERSION = 1
 MIXED = "-mixed"
+DIVISIONS = {2: 10, 3: 4, 6: 2}  # of the lattice of weights that the data sets are made with, by objectives
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,8 @@ def task(id: str, *, gamma: float = 0.99, reference_point: Sequence[float] | Non
 
 def tree_task(id: str, *, depth: int = 6, gamma: float = 0.99, reference_point: Sequence[float] | None = None) -> Task:
     """`fruit-tree`; depth 5, 6 or 7."""
+    if depth not in instances.TREES:
+        raise UserError(f"task.depth={depth} is not valid; valid are {', '.join(map(str, instances.TREES))}.")
     return _task(id, (depth,), gamma, reference_point)
 
 
@@ -166,12 +171,14 @@ def mixed_task(
 
 
 def mixture(mdp: TabularMDP) -> Mixture:
-    """The uniform policy with probability 1/2, else one of the coverage set, half uniform itself."""
-    best = solve(mdp, "coverage").policy
+    """The uniform policy with probability 1/2, else one that is best for some weights, half uniform itself."""
+    weights = lattice(len(mdp.r), DIVISIONS[len(mdp.r)])
+    _, actions, _ = policy_iteration(scalarised(mdp, weights))
+    best = torch.nn.functional.one_hot(actions, mdp.num_actions).to(mdp.dtype)
     policies = torch.cat([uniform(mdp)[None], 0.5 * best + 0.5 * uniform(mdp)])
-    weights = torch.full((len(policies),), 0.5 / len(best), dtype=mdp.dtype)
-    weights[0] = 0.5
-    return Mixture(weights, policies)
+    share = torch.full((len(policies),), 0.5 / len(best), dtype=mdp.dtype)
+    share[0] = 0.5
+    return Mixture(share, policies)
 
 
 def _task(id: str, arguments: tuple, gamma: float, reference_point: Sequence[float] | None) -> Task:
@@ -181,7 +188,7 @@ def _task(id: str, arguments: tuple, gamma: float, reference_point: Sequence[flo
     outcomes, mdp, front = _solved(id, arguments, gamma)
     chosen = problem.reference_point
     if reference_point is not None:
-        chosen = tuple(check_reference(front(), reference_point).tolist())
+        chosen = tuple(check_reference(front(), reference_point, "task.reference_point").tolist())
     return Task(
         id,
         Spec(mdp.num_states, Discrete(mdp.num_actions)),

@@ -41,6 +41,13 @@ Imitation: `*-imitation` and `stitchmaze-uncovered` have a column `expert`, 1 in
 as `algo=bc` wants them), `task.expert_fraction` (0.1) which share of those is the expert's own without being marked.
 Data of your own take part through the same column. Imitation learners do not read rewards.
 
+Costs: `point-*-mixed`, `halfcheetah-velocity-mixed`, `hazard-rooms-mixed`, `cmdp-garnet-mixed` and `conveyors-mixed`
+have a column `cost` and declare a budget ([constrained](constrained.md)); of the first two kinds "random" and "expert"
+are the least and the greatest return of an episode of the data, so that "score" is DSRL's normalised reward in %.
+
+Several objectives: returns of `deep-sea-treasure-mixed`, `deep-sea-treasure-concave-mixed`, `resource-gathering-mixed`
+and `fruit-tree-mixed` are vectors ([multi-objective](multi-objective.md)), one number per objective.
+
 """
 
 
@@ -54,9 +61,10 @@ def row(id: str) -> list[str]:
     returns = data.episode_returns()[whole]
     low, high = task.reference or (float("nan"), float("nan"))
     score = float(task.normalized(returns.mean()))
-    numbers = [returns.mean(), returns.std(), returns.min(), returns.max(), score, low, high]
+    per_objective = (returns.mean(0), returns.std(0), returns.amin(0), returns.amax(0))
+    numbers = [", ".join(f"{x:.1f}" for x in column.reshape(-1).tolist()) for column in per_objective]
     counts = [len(data), len(length), int(data.terminal.sum())]
-    return [id, *(f"{n:,}" for n in counts), *(f"{float(x):.1f}" for x in numbers), data.hash]
+    return [id, *(f"{n:,}" for n in counts), *numbers, *(f"{x:.1f}" for x in (score, low, high)), data.hash]
 
 
 def page(rows: list[list[str]]) -> str:

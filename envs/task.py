@@ -47,7 +47,8 @@ class Task:
 
     make_vec(n, seed, device="cpu"): a BatchedEnv; None for a data set without an environment.
     dataset(): an OfflineDataset, built or downloaded-from-disk on first use; None for an environment without data.
-    metadata: "cost", "goals", "objectives", "discount", ... declared facts that later families read.
+    metadata: "cost", "goals", "objectives", "discount", ... declared facts that later families read. "cost" is a dict:
+    unit, "episode" or "discounted" (which needs "discount"), and limits, tight to loose, in that unit.
     """
 
     id: str

@@ -33,7 +33,7 @@ from fenchel.envs.task import Step, Task
 
 VERSION = 1
 THRESHOLD = {"hopper": 0.7402, "halfcheetah": 3.2096, "pendulum": 4.0}
-LIMITS = {"hopper": (25.0, 100.0, 400.0), "halfcheetah": (25.0, 100.0, 400.0), "pendulum": (5.0, 10.0, 20.0)}
+LIMITS = {"hopper": (25.0, 100.0, 400.0), "halfcheetah": (25.0, 100.0, 400.0), "pendulum": (2.0, 5.0, 8.0)}
 # least and greatest returns of the mixed data; without data those of the robot's or the pendulum's usual score
 REWARDS = {"hopper": D4RL_REFERENCE["hopper"], "halfcheetah": (563.6, 5151.8), "pendulum": REFERENCE}
 SNAPSHOTS = (2, 3, 4, 7)  # of envs/actors/halfcheetah: medium to expert

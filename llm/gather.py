@@ -72,7 +72,7 @@ class Gather:
             theirs = reward
             if opponent is not None:
                 theirs = self.reward(ids, self.answers(ids, reward.shape[2], "opponent", counter, opponent))
-            fields["win"] = verdict(single(reward), single(theirs), learner.config.verdicts)
+            fields["win"] = verdict(single(reward), single(theirs), self.learner.config.verdicts)
         if "label" in needs:
             outcome = single(reward)
             fields["label"] = (outcome > outcome.mean(-1, keepdim=True)).to(reward.dtype)

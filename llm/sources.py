@@ -47,6 +47,7 @@ class Source:
         self.prompts = learner.prompts
         self.current: tuple[Rollout, Tensor | None] | None = None
         self.prepared: Prepared | None = None
+        self.ids: Tensor | None = None  # of the running rollout's prompts, where they come with their own solutions
         rows = join(self.problems.prompts, self.problems.solutions, task.eos)
         self.demonstrations = [row.to(learner.device) for row in rows[:2]]
 
@@ -64,10 +65,15 @@ class Source:
         size = rollout.tokens.shape[1] // config.minibatches
         first = phase % config.minibatches * size
         chosen = slice(first, first + size)
-        demonstrations = self._demonstrations(step) if getattr(self.recipe, "sft", None) else None
+        demonstrations = self._demonstrations(step, chosen) if getattr(self.recipe, "sft", None) else None
         return TokenBatch(self.prepared[chosen], None if support is None else support[:, chosen], demonstrations)
 
-    def _demonstrations(self, step: int) -> tuple[Tensor, Tensor]:
+    def _demonstrations(self, step: int, chosen: slice) -> tuple[Tensor, Tensor]:
+        if self.recipe.sft.OWN:
+            assert self.ids is not None
+            assert self.prepared is not None
+            tokens, mask = (rows[self.ids[:, chosen]] for rows in self.demonstrations)
+            return tokens, mask & (self.prepared.plain[:, chosen].flatten(2).amax(-1) == 0).unsqueeze(-1)
         index = self.learner.rng.integers("demonstrations", len(self.problems), (self.prompts,), counter=step)
         tokens, mask = (rows[index] for rows in self.demonstrations)
         return tokens, mask
@@ -90,6 +96,7 @@ class Source:
             rollout, support = self.current
             found |= {f"rollout.{k}": v for k, v in columns(rollout).items()}
             found |= {} if support is None else {"support": support}
+            found |= {} if self.ids is None else {"ids": self.ids}
             self.prepared = None
         return found
 
@@ -115,6 +122,8 @@ class Rollouts(Source):
         learner = self.learner
         opponent = learner.half_step(index) if learner.anchor else None
         ids = self._choose(index)
+        if getattr(self.recipe, "sft", None) and self.recipe.sft.OWN:
+            self.ids = ids
         s = self.gather.answers(ids, learner.answers, "answers", index)
         reward = self.gather.reward(ids, s)
         if self.pairs:

@@ -68,6 +68,7 @@ TABLES = [
     ("fenchel.theory.solvers", "fenchel.theory.solvers", "SOLVERS"),
     ("fenchel.theory.claims", "fenchel.theory.claims", "CLAIMS"),
     ("fenchel.llm", "fenchel.llm", "RECIPES"),
+    ("fenchel.llm.bridge", "fenchel.llm.bridge", "BRIDGE"),
     ("fenchel.algorithms.studies", "fenchel.algorithms.studies", "STUDIES"),
 ]
 

@@ -70,18 +70,22 @@ def supported(vectors: Float[Tensor, "N K"], tol: float = 1e-10) -> Int[Tensor, 
     return keep[torch.as_tensor(winners, device=keep.device)]
 
 
-def check_reference(points: Float[Tensor, "N K"], reference: Sequence[float] | Tensor) -> Float[Tensor, " K"]:
+def check_reference(
+    points: Float[Tensor, "N K"], reference: Sequence[float] | Tensor, key: str = "reference_point"
+) -> Float[Tensor, " K"]:
     """The reference point as a tensor. Raises UserError unless every point beats it in every objective."""
-    point = torch.as_tensor(reference, dtype=points.dtype, device=points.device)
+    try:
+        point = torch.as_tensor(reference, dtype=points.dtype, device=points.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"{key}={reference} is not valid; valid is a list of {points.shape[1]} numbers.") from None
     if point.shape != points.shape[1:]:
-        raise UserError(f"reference_point has {point.numel()} entries; valid is one per objective, {points.shape[1]}.")
+        raise UserError(f"{key} has {point.numel()} entries; valid is one per objective, {points.shape[1]}.")
     beaten = (points > point).all(0)
     if not bool(beaten.all()):
         k = int((~beaten).nonzero()[0])
         least = float(points[:, k].min())
         raise UserError(
-            f"reference_point={_text(point)} is not dominated by the whole front; valid is below {least:.4g} in "
-            f"objective {k}."
+            f"{key}={_text(point)} is not dominated by the whole front; valid is below {least:.4g} in objective {k}."
         )
     return point
 

@@ -46,7 +46,10 @@ class BCSafe(Learner):
     FAMILY = "constrained"
     DEMO = "point-goal-mixed"
     NEEDS = ("cost",)
-    PRESETS = {"small": {"hidden": [64, 64], "batch_size": 64}}  # noqa: RUF012
+    PRESETS = {  # noqa: RUF012
+        "small": {"hidden": [64, 64], "batch_size": 64},
+        "*point-goal*": {"lr": 1e-3},
+    }
 
     def setup(self) -> None:
         options = {"layer_norm": self.config.layer_norm, "dtype": self.dtype}

@@ -54,8 +54,15 @@ class CALConfig(SACConfig, Lagrangian):
     """how the multiplier moves: projected gradient ascent, Adam on its logarithm, or a PID controller"""
     multiplier_lr: float | list[float] = field(default=3e-4, metadata={"range": (0, None)})
     """the multiplier's step per unit of discounted cost, Adam's step size, or the controller's integral gain"""
-    multiplier_initial: float = field(default=0.6931, metadata={"range": (0, None)})
+    initial_multiplier: float = field(default=0.6931, metadata={"range": (0, None)})
     """the first multiplier; a controller begins at 0"""
+
+
+# four steps of the environment per update, so that 40,000 of them are seen in 10,000 updates
+POINT_GOAL = {
+    "gamma": 0.95, "lr": 1e-3, "num_envs": 4, "act_every": 1, "buffer_size": 50_000, "multiplier_lr": 1e-3,
+    "steps": 10_000,
+}  # fmt: skip
 
 
 class CAL(Learner):
@@ -63,7 +70,7 @@ class CAL(Learner):
     PAPER = 272
     TITLE = "Off-policy primal-dual safe reinforcement learning"
     FAMILY = "constrained"
-    DEMO = "pendulum-velocity"
+    DEMO = "point-goal"
     NEEDS = ("cost",)
     ACTIONS = ("box",)
     ONLINE = True
@@ -71,6 +78,7 @@ class CAL(Learner):
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
         "*[Pp]endulum*": {"hidden": [64, 64], "batch_size": 64, "lr": 1e-3, "buffer_size": 50_000, "steps": 10_000},
+        "point-goal*": POINT_GOAL,
     }
 
     def setup(self) -> None:

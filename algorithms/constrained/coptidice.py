@@ -73,7 +73,10 @@ class COptiDICE(Learner):
     FAMILY = "constrained"
     DEMO = "hazard-rooms-mixed"
     NEEDS = ("cost",)
-    PRESETS = {"small": {"hidden": [64, 64], "batch_size": 64}}  # noqa: RUF012
+    PRESETS = {  # noqa: RUF012
+        "small": {"hidden": [64, 64], "batch_size": 64},
+        "*point-goal*": {"lr": 1e-3, "bound_lr": 1e-3, "temperature": 0.1, "initial_multiplier": 0.5},
+    }
 
     def setup(self) -> None:
         config = self.config
@@ -104,6 +107,7 @@ class COptiDICE(Learner):
         self.limits, self.h.budget = constraints.bind(self, task, "normalised")
 
     def sampler(self, data: OfflineDataset) -> StartSampler:
+        constraints.require(self, self.h.budget)
         return StartSampler(data, self)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:

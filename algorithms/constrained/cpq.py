@@ -65,7 +65,10 @@ class CPQ(Learner):
     FAMILY = "constrained"
     DEMO = "point-goal-mixed"
     NEEDS = ("cost",)
-    PRESETS = {"small": {"hidden": [64, 64], "batch_size": 64}}  # noqa: RUF012
+    PRESETS = {  # noqa: RUF012
+        "small": {"hidden": [64, 64], "batch_size": 64},
+        "*point-goal*": {"lr": 1e-3, "tau": 0.01},
+    }
 
     def setup(self) -> None:
         config = self.config
@@ -91,6 +94,7 @@ class CPQ(Learner):
         self.budget.frozen().copy_(budget)
 
     def sampler(self, data: OfflineDataset) -> Sampler:
+        constraints.require(self, self.budget.frozen())
         if self.config.variant == "corrected":
             worst = min(0.0, float(data.reward.min()))
             gammas = torch.as_tensor(self.config.gamma, device=self.device, dtype=self.dtype).reshape(-1, 1)

@@ -68,7 +68,10 @@ class FDVLLag(Learner):
     FAMILY = "constrained"
     DEMO = "hazard-rooms-mixed"
     NEEDS = ("cost",)
-    PRESETS = {"small": {"hidden": [64, 64], "batch_size": 64}}  # noqa: RUF012
+    PRESETS = {  # noqa: RUF012
+        "small": {"hidden": [64, 64], "batch_size": 64},
+        "*point-goal*": {"lr": 1e-3, "tau": 0.01, "temperature": 0.5, "initial_multiplier": 0.5, "multiplier_lr": 1e-4},
+    }
 
     def setup(self) -> None:
         config = self.config
@@ -93,6 +96,7 @@ class FDVLLag(Learner):
         self.limits, self.h.budget = constraints.bind(self, task, "discounted")
 
     def sampler(self, data: OfflineDataset) -> StartSampler:
+        constraints.require(self, self.h.budget)
         return StartSampler(data, self)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:

@@ -64,7 +64,10 @@ class FISOR(Learner):
     FAMILY = "constrained"
     DEMO = "point-goal-mixed"
     NEEDS = ("cost",)
-    PRESETS = {"small": {"hidden": [64, 64], "batch_size": 64}}  # noqa: RUF012
+    PRESETS = {  # noqa: RUF012
+        "small": {"hidden": [64, 64], "batch_size": 64},
+        "*point-goal*": {"lr": 1e-3, "tau": 0.02, "ema": 0.005, "violation": 1.0},
+    }
 
     def setup(self) -> None:
         config = self.config

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 class Lagrangian(Constrained):
     multiplier: Literal["projected", "log", "pid"] = "projected"
     """how the multiplier moves: projected gradient ascent, Adam on its logarithm, or a PID controller"""
-    multiplier_lr: float | list[float] = field(default=0.01, metadata={"range": (0, None)})
+    multiplier_lr: float | list[float] = field(default=0.1, metadata={"range": (0, None)})
     """the multiplier's step per unit of discounted cost, Adam's step size, or the controller's integral gain"""
-    multiplier_initial: float = field(default=1.0, metadata={"range": (0, None)})
+    initial_multiplier: float = field(default=1.0, metadata={"range": (0, None)})
     """the first multiplier; a controller begins at 0"""
-    multiplier_ceiling: float = field(default=1000.0, metadata={"range": (0, None)})
+    max_multiplier: float = field(default=1000.0, metadata={"range": (0, None)})
     """the largest multiplier"""
-    proportional: float = field(default=0.1, metadata={"range": (0, None)})
+    proportional: float = field(default=0.3, metadata={"range": (0, None)})
     """the controller's gain on the violation itself"""
-    derivative: float = field(default=0.1, metadata={"range": (0, None)})
+    derivative: float = field(default=0.3, metadata={"range": (0, None)})
     """the controller's gain on the cost's rise since the step before"""
 
 
@@ -33,8 +33,8 @@ def multiplier(learner: Learner) -> Multiplier:
         learner,
         config.multiplier,
         lr=config.multiplier_lr,
-        initial=config.multiplier_initial,
-        ceiling=config.multiplier_ceiling,
+        initial=config.initial_multiplier,
+        ceiling=config.max_multiplier,
         proportional=config.proportional,
         derivative=config.derivative,
     )

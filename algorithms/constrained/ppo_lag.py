@@ -55,13 +55,14 @@ class PPOLag(Learner):
     Config = PPOLagConfig
     TITLE = "PPO with a Lagrange multiplier"
     FAMILY = "constrained"
-    DEMO = "pendulum-velocity"
+    DEMO = "point-goal"
     NEEDS = ("cost",)
     ONLINE = True
     DETERMINISTIC = False
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
         "*[Pp]endulum*": {"gamma": 0.9, "lr": 1e-3, "horizon": 128, "steps": 30_000},
+        "point-goal*": {"gamma": 0.95, "lr": 1e-3, "horizon": 100, "steps": 16_000},
     }
 
     def setup(self) -> None:

@@ -25,16 +25,15 @@ representation learns from values alone.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fenchel.algorithms.goal_conditioned.gcivl import implicit_value
 from fenchel.algorithms.goal_conditioned.learner import GoalConfig, GoalLearner, row
-from fenchel.algorithms.goal_conditioned.sampler import GoalSampler
 from fenchel.algorithms.networks import Adam, Gaussian, Value
 from fenchel.algorithms.sampler import Batch
-from fenchel.envs.dataset import OfflineDataset
 from fenchel.envs.spec import Box, Spec
 from fenchel.theory.objectives import policy
 from fenchel.theory.objectives.reduce import reduce
@@ -84,9 +83,9 @@ class HIQL(GoalLearner):
         self.high = Gaussian(self.rng, "high", plan, config.hidden, squash="none", std="unit", **options)
         self.optimiser = Adam(self.policy, self.high, *self.networks, lr=config.lr, clip=config.clip_grad)
 
-    def sampler(self, data: OfflineDataset) -> GoalSampler:
+    def asks(self) -> dict[str, Any]:
         options = self.config.option_steps if self.high_value is not None else 0
-        return GoalSampler(data, self, subgoal_steps=self.config.subgoal_steps, option_steps=options)
+        return super().asks() | {"subgoal_steps": self.config.subgoal_steps, "option_steps": options}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         h, obs, subgoal = self.h, batch["obs"], self.goal_of(batch["subgoal"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fenchel.algorithms.config import Config
-from fenchel.algorithms.goal_conditioned.sampler import GoalSampler
+from fenchel.algorithms.goal_conditioned.sampler import GoalSampler, check
 from fenchel.algorithms.learner import Learner
 from fenchel.algorithms.networks import MLP, stochastic_policy
 from fenchel.envs.dataset import OfflineDataset
@@ -85,8 +85,15 @@ class GoalLearner(Learner):
         if mdp is not None:
             self.exact = theory.Distances(solve(mdp, "goal_distance").V)
 
+    def asks(self) -> dict[str, Any]:
+        """What the sampler is asked for beside goals of the value and the policy: arguments of `GoalSampler`."""
+        return {"subgoal_steps": 0, "option_steps": 0, "entering": False}
+
+    def check(self, data: OfflineDataset) -> None:
+        check(data, self, **self.asks())
+
     def sampler(self, data: OfflineDataset) -> GoalSampler:
-        return GoalSampler(data, self)
+        return GoalSampler(data, self, **self.asks())
 
     def towards(self, obs: Tensor, goal: Tensor | None) -> Tensor:
         return torch.cat([obs, self.given(obs, goal)], -1)

@@ -20,6 +20,29 @@ if TYPE_CHECKING:
     from fenchel.envs.dataset import OfflineDataset
 
 
+def check(data: OfflineDataset, learner: GoalLearner, *, subgoal_steps: int, option_steps: int, entering: bool) -> None:
+    """Raises UserError where the data, or the learner's options, cannot give the goals that it asks for."""
+    config, index, name = learner.config, learner.goal_index, type(learner).__name__
+    if learner.spec.obs_dim != data.obs.shape[1] or max(index) >= data.obs.shape[1]:
+        raise UserError(
+            f"Goals are coordinates {index} of {learner.spec.obs_dim} numbers, and the data's observations have "
+            f"{data.obs.shape[1]}."
+        )
+    attained = torch.cat([learner.goal_of(data.obs), learner.goal_of(data.next_obs)])
+    if bool((attained == attained[:1]).all()):
+        raise UserError(f"The data has no goals for {name}: every state attains the same one.")
+    longest = int((data.episode_ends - data.episode_starts).max())
+    for option, steps in (("subgoal_steps", subgoal_steps), ("option_steps", option_steps)):
+        if steps > longest:
+            raise UserError(f"algo.{option}={steps} is longer than the longest episode of the data, {longest}.")
+    for option in ("value_goals", "actor_goals"):
+        shares = getattr(config, option)
+        if len(shares) != 3 or abs(sum(shares) - 1) > 1e-6:
+            raise UserError(f"algo.{option}={list(shares)} is not valid; valid are three shares that add up to 1.")
+    if entering and config.value_goals[0] > 0:
+        raise UserError(f"algo.value_goals must begin with 0 for {name}: the data did not enter the state itself.")
+
+
 class GoalSampler(Sampler):
     """The batch of `Sampler` (rewards and discounts of the data are of no use here) with
 
@@ -31,7 +54,7 @@ class GoalSampler(Sampler):
     goal_obs, goal_action[, goal_obs_action]            the transition that enters the value's goal (entering=True; a
                                                         goal is then never an episode's first state, nor the own one)
 
-    Raises UserError where the data cannot give them.
+    Raises UserError as `check` does.
     """
 
     def __init__(
@@ -43,11 +66,7 @@ class GoalSampler(Sampler):
         option_steps: int = 0,
         entering: bool = False,
     ):
-        if learner.spec.obs_dim != data.obs.shape[1] or max(learner.goal_index) >= data.obs.shape[1]:
-            raise UserError(
-                f"Goals are coordinates {learner.goal_index} of {learner.spec.obs_dim} numbers, and the data's "
-                f"observations have {data.obs.shape[1]}."
-            )
+        check(data, learner, subgoal_steps=subgoal_steps, option_steps=option_steps, entering=entering)
         super().__init__(data, learner, rows=torch.arange(len(data)))
         self.subgoal_steps, self.option_steps, self.entering = subgoal_steps, option_steps, entering
         ends = data.episode_ends
@@ -63,21 +82,6 @@ class GoalSampler(Sampler):
         self.states = learner.normalise(states)
         self.place, self.last, self.row_at = place.to(device), last.to(device), row_at.to(device)
         self.longest = int(lengths.max())
-        self._check()
-
-    def _check(self) -> None:
-        config = self.learner.config
-        if bool((self._goal(self.states) == self._goal(self.states[:1])).all()):
-            raise UserError("The data has no goals: every state attains the same one.")
-        for name, steps in (("subgoal_steps", self.subgoal_steps), ("option_steps", self.option_steps)):
-            if steps > self.longest:
-                raise UserError(f"algo.{name}={steps} is longer than the longest episode of the data, {self.longest}.")
-        for name in ("value_goals", "actor_goals"):
-            shares = getattr(config, name)
-            if len(shares) != 3 or abs(sum(shares) - 1) > 1e-6:
-                raise UserError(f"algo.{name}={list(shares)} is not valid; valid are three shares that add up to 1.")
-        if self.entering and config.value_goals[0] > 0:
-            raise UserError("algo.value_goals must begin with 0 here: the state itself was not entered by the data.")
 
     def __call__(self, step: int) -> Batch:
         config, index = self.learner.config, self.index(step)

@@ -19,16 +19,15 @@ representation of goals: both policies see the subgoal's own coordinates; ReLU i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fenchel.algorithms.goal_conditioned.gcivl import implicit_value
 from fenchel.algorithms.goal_conditioned.learner import GoalConfig, GoalLearner, row
-from fenchel.algorithms.goal_conditioned.sampler import GoalSampler
 from fenchel.algorithms.networks import Adam, Value
 from fenchel.algorithms.sampler import Batch
-from fenchel.envs.dataset import OfflineDataset
 from fenchel.theory.objectives import kl, policy
 from fenchel.theory.objectives.reduce import reduce
 
@@ -67,8 +66,8 @@ class SAW(GoalLearner):
         self.low, self.policy = self.goal_policy("low"), self.goal_policy()
         self.optimiser = Adam(self.policy, self.low, self.value, lr=self.config.lr, clip=self.config.clip_grad)
 
-    def sampler(self, data: OfflineDataset) -> GoalSampler:
-        return GoalSampler(data, self, subgoal_steps=self.config.subgoal_steps)
+    def asks(self) -> dict[str, Any]:
+        return super().asks() | {"subgoal_steps": self.config.subgoal_steps}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         h, obs, goal, action = self.h, batch["obs"], batch["actor_goal"], batch["action"]

@@ -21,15 +21,13 @@ was entered by the data; the policy's deviation is 1; both losses at the same pa
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from fenchel.algorithms.goal_conditioned.learner import GoalConfig, GoalLearner, row
-from fenchel.algorithms.goal_conditioned.sampler import GoalSampler
 from fenchel.algorithms.networks import Adam, Critic, Value
 from fenchel.algorithms.sampler import Batch
-from fenchel.envs.dataset import OfflineDataset
 from fenchel.theory.objectives import goal, policy, value
 from fenchel.theory.objectives.reduce import reduce
 
@@ -72,8 +70,8 @@ class SMORe(GoalLearner):
         self.optimiser = Adam(self.policy, self.value, self.score, lr=self.config.lr, clip=self.config.clip_grad)
         self.expand("gamma")
 
-    def sampler(self, data: OfflineDataset) -> GoalSampler:
-        return GoalSampler(data, self, entering=True)
+    def asks(self) -> dict[str, Any]:
+        return super().asks() | {"entering": True}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         h, aim = self.h, batch["value_goal"]

@@ -61,7 +61,7 @@ class Judge:
 
 
 def judge(learner: Any, task: Task) -> Judge:
-    """Raises UserError for a task without objectives or a reference point, and for options that do not fit it."""
+    """Raises UserError for a task without a reference point, and for options that do not fit it."""
     name, count = type(learner).__name__, task.metadata.get("objectives")
     if task.make_vec is None:
         raise UserError(f"env={task.id} has data but no environment to act in, which {name} needs.")
@@ -70,7 +70,8 @@ def judge(learner: Any, task: Task) -> Judge:
     if reference is None:
         raise UserError(f"env={task.id} declares no reference point; give algo.reference, one number per objective.")
     exact = task.metadata["front"]() if "front" in task.metadata else None
-    fronts.check_reference(torch.empty(0, count) if exact is None else exact, reference)
+    key = "algo.reference" if config.reference else "reference_point"
+    fronts.check_reference(torch.empty(0, count) if exact is None else exact, reference, key)
     preference = fronts.check_weights(config.preference or [1 / count] * count, count, "algo.preference")
     weights = fronts.lattice(count, finest(count, UTILITIES))
     discount = float(task.metadata.get("discount", 1.0))

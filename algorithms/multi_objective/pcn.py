@@ -30,14 +30,7 @@ from torch import Tensor
 
 from fenchel.algorithms.learner import Learner
 from fenchel.algorithms.multi_objective.archive import EMPTY, nondominated
-from fenchel.algorithms.multi_objective.front import (
-    FrontConfig,
-    Judge,
-    episode_seeds,
-    episodes,
-    judge,
-    need_objectives,
-)
+from fenchel.algorithms.multi_objective.front import FrontConfig, Judge, episode_seeds, episodes, judge, need_objectives
 from fenchel.algorithms.networks import MLP, Adam
 from fenchel.algorithms.sampler import Batch
 from fenchel.envs.task import Task
@@ -289,12 +282,11 @@ class Episodes:
         """rows (R, E, t, ...) of the new episodes, which take part from their first to their last step."""
         learner, memory = self.learner, self.learner.memory
         gamma = learner.h.gamma.view(-1, 1, 1) if isinstance(learner.h.gamma, Tensor) else learner.h.gamma
-        T, following, going = rows["reward"].shape[2], torch.zeros_like(rows["reward"][:, :, 0]), []
+        T, going = rows["reward"].shape[2], [torch.zeros_like(rows["reward"][:, :, 0])]
         for t in reversed(range(T)):
-            following = rows["reward"][:, :, t] + gamma * following
-            going.append(following)
+            going.append(rows["reward"][:, :, t] + gamma * going[-1])
         left = lengths.unsqueeze(-1) - torch.arange(T, device=lengths.device)
-        rows["command"] = torch.cat([torch.stack(going[::-1], 2), left.unsqueeze(-1).to(following)], -1)
+        rows["command"] = torch.cat([torch.stack(going[:0:-1], 2), left.unsqueeze(-1).to(learner.dtype)], -1)
         returns = torch.cat([memory.returns, rows["command"][:, :, 0, :-1].double()], 1)
         best = memory.rank(returns, self.config.spacing)
         replica = torch.arange(learner.R, device=best.device).unsqueeze(1)

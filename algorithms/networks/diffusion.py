@@ -21,6 +21,8 @@ from fenchel.envs.spec import Spec
 from fenchel.theory.objectives import diffusion
 from fenchel.theory.rng import Streams
 
+POOL = 256
+
 
 class Denoiser(Network):
     """The noise in a_t: obs (R, B, obs_dim), action (R, B, dim), t (R, B) int64 from 0 -> (R, B, dim).
@@ -58,8 +60,8 @@ class Denoiser(Network):
 class DiffusionPolicy:
     """Acts by the safest of several denoised actions: `score(obs, action)` (R, B) is least for the one that is taken.
 
-    Box actions in [-1, 1]. All noise but a stochastic action's own is fixed, the same in every state and of the
-    replica's seed: `mode` is a function of the state, and `sample` shifts the first noise of all candidates alike.
+    Box actions in [-1, 1]. The noise comes from a pool of POOL fixed sequences, of the replica's own seed: `mode` takes
+    the first ones in every state, so that it is a function of the state, and `sample` those from a random place on.
     """
 
     NOISE = "normal"
@@ -70,29 +72,33 @@ class DiffusionPolicy:
         self.denoiser, self.candidates, self.score = denoiser, candidates, score
         dtype = denoiser.flat.dtype
         self.alpha, self.kept = diffusion.vp_schedule(denoiser.steps, device=rng.device, dtype=dtype)
-        self.noise = rng.normal(f"{name}/noise", (denoiser.steps, candidates, denoiser.dim), dtype=dtype)
+        self.pool = rng.normal(f"{name}/noise", (POOL, denoiser.steps * denoiser.dim), dtype=dtype)
 
     def mode(self, obs: Tensor) -> Tensor:
-        return self._choose(obs, self.noise[:, 0].unsqueeze(1))
+        return self._choose(obs, torch.zeros(obs.shape[:2], dtype=torch.int64, device=obs.device))
 
     def sample(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, None]:
-        """noise (R, B, dim); there is no density."""
-        return self._choose(obs, (self.noise[:, 0].unsqueeze(1) + noise.unsqueeze(2)) / math.sqrt(2)), None
+        """noise (R, B, dim), of which the first number says where in the pool; there is no density."""
+        place = POOL * (1 + torch.erf(noise[..., 0] / math.sqrt(2))) / 2
+        return self._choose(obs, place.long().clamp(max=POOL - 1)), None
 
-    def _choose(self, obs: Tensor, first: Tensor) -> Tensor:
-        """first (R, B or 1, K, dim): pure noise."""
-        shape = (*obs.shape[:2], self.candidates)
+    def _choose(self, obs: Tensor, place: Tensor) -> Tensor:
+        """place (R, B): the first candidate's sequence of noise."""
+        shape, dim = (*obs.shape[:2], self.candidates), self.denoiser.dim
+        index = ((place.unsqueeze(-1) + torch.arange(self.candidates, device=obs.device)) % POOL).flatten(1)
+        drawn = self.pool.gather(1, index.unsqueeze(-1).expand(-1, -1, self.pool.shape[-1]))
+        noise = drawn.unflatten(-1, (-1, dim)).unbind(2)
         seen = obs.unsqueeze(2).expand(*shape, -1).flatten(1, 2)
-        action = first.expand(*shape, -1).flatten(1, 2)
+        action = noise[0]
         for t in reversed(range(self.denoiser.steps)):
             when = torch.full(action.shape[:2], t, dtype=torch.int64, device=action.device)
-            more = self.noise[:, t].unsqueeze(1).expand(*shape, -1).flatten(1, 2) if t else torch.zeros_like(action)
+            more = noise[t] if t else torch.zeros_like(action)
             predicted = self.denoiser(seen, action, when)
             action = diffusion.denoise(action, predicted, more, self.alpha[t], self.kept[t])
         action = action.clamp(-1, 1)
         best = self.score(seen, action).view(shape).argmin(-1)
-        index = best[..., None, None].expand(*shape[:2], 1, action.shape[-1])
-        return action.view(*shape, -1).gather(2, index).squeeze(2)
+        chosen = best[..., None, None].expand(*shape[:2], 1, dim)
+        return action.view(*shape, dim).gather(2, chosen).squeeze(2)
 
     def track(self, source: Denoiser, tau: float | Tensor) -> None:
         self.denoiser.track(source, tau)

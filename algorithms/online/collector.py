@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fenchel.algorithms.learner import Learner, refuse_vectors
+from fenchel.algorithms.learner import Learner, refuse
 from fenchel.envs.collect import episode_seeds
 from fenchel.envs.task import Task
 from fenchel.errors import UserError
@@ -43,7 +43,7 @@ class Collector:
             raise UserError(
                 f"env={task.id} has data but no environment to act in, which {type(learner).__name__} needs."
             )
-        refuse_vectors(learner, task)
+        refuse(learner, task)
         self.learner, self.copies, self.max_steps = learner, copies, task.max_steps
         self.extras = [name for name in learner.NEEDS if name in task.spec.extras]
         self.env = task.make_vec(learner.R * copies, 0, device=learner.device)

@@ -17,18 +17,22 @@ Row = dict[str, Any]
 # key -> "module:attribute" below fenchel.algorithms.studies
 STUDIES: dict[str, str] = {
     "exact": "exact:STUDY",
+    "constrained": "constrained:STUDY",
+    "goals": "goals:STUDY",
 }
 
 
 @dataclass(frozen=True)
 class Study:
     """rows: yields one row of the table at a time, a dict of column -> text, number, or one number per replica, whose
-    mean and interval the page shows. intro and notes are markdown."""
+    mean and interval the page shows. intro and notes are markdown. figure: the columns of what a line is of, of x and
+    of y, of a study that is drawn."""
 
     title: str
     intro: str
     rows: Callable[[], Iterator[Row]]
     notes: str = ""
+    figure: tuple[str, str, str] | None = None
 
 
 def get_study(key: str) -> Study:

@@ -20,52 +20,62 @@ from fenchel.algorithms.runner import Runner
 from fenchel.algorithms.studies import Row, Study
 from fenchel.envs.tabular import empirical_mdp
 from fenchel.envs.task import Task
-from fenchel.theory.mdp import replace_reward
+from fenchel.theory.mdp import TabularMDP, replace_reward
 from fenchel.theory.solvers import solve
+from fenchel.theory.solvers.bellman import policy_value
 
-SEEDS = list(range(10))
-# task -> about what actions differ by in return, in whose units temperatures are
-TASKS = {"hazard-rooms-mixed": 0.05, "cmdp-garnet-mixed": 1.0, "conveyors-mixed": 0.05}
-TABLE = {"hidden": (), "layer_norm": False, "batch_size": 128, "lr_schedule": "cosine"}
+SEEDS = list(range(5))
+TASKS = ("hazard-rooms-mixed", "cmdp-garnet-mixed", "conveyors-mixed")
+TABLE = {"hidden": (), "layer_norm": False, "batch_size": 256, "lr_schedule": "cosine"}
 SLACK = 1.05  # a cost of up to 5% over the limit counts as met
 
 
 @dataclass(frozen=True)
 class Case:
-    """options: text stands for so many of the task's units, as "0.2 T" or "1/T". sweeps: one run for all limits."""
+    """options, and those of single tasks over them. sweeps: one run for all limits."""
 
     algo: str
     steps: int
-    options: dict[str, Any] = field(default_factory=dict)
-    tasks: tuple[str, ...] = tuple(TASKS)
+    options: dict[str, Any]
+    own: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tasks: tuple[str, ...] = TASKS
     sweeps: bool = True
 
 
+ROOMS, GARNET, CONVEYORS = TASKS
+LAGRANGIAN = {"initial_multiplier": 0.0}
 CASES = (
-    Case("bc_safe", 3000, {"lr": 0.03}, sweeps=False),
-    Case("f_dvl_lag", 12000, {"temperature": "0.2 T", "lr": "0.1 T", "tau": 0.05, "multiplier_lr": 0.003}),
-    Case("coptidice", 12000, {"temperature": "0.1 T", "lr": "0.1 T", "radius": None, "multiplier_lr": 0.01}),
-    Case("cpq", 12000, {"lr": 0.01, "tau": 0.05}),
-    Case("fisor", 8000, {"lr": 0.01, "tau": 0.05, "ema": 0.01, "temperature": "1/T"},
-         ("hazard-rooms-mixed", "conveyors-mixed")),
-)  # fmt: skip
-
-
-def plain(options: dict[str, Any], unit: float) -> dict[str, Any]:
-    """"0.2 T" and "1/T" as numbers."""
-
-    def number(value: Any) -> Any:
-        if not isinstance(value, str) or not value.endswith("T"):
-            return value
-        return 1 / unit if value == "1/T" else float(value.removesuffix("T")) * unit
-
-    return {name: number(value) for name, value in options.items()}
+    Case("bc_safe", 2000, {"lr": 0.03}, sweeps=False),
+    Case(
+        "f_dvl_lag",
+        20000,
+        LAGRANGIAN | {"tau": 0.05},
+        {
+            ROOMS: {"temperature": 0.001, "lr": 0.004, "multiplier_lr": 5e-6},
+            GARNET: {"temperature": 0.02, "lr": 0.02, "multiplier_lr": 2e-3},
+            CONVEYORS: {"temperature": 0.001, "lr": 0.006, "multiplier_lr": 1e-4},
+        },
+    ),
+    Case(
+        "coptidice",
+        12000,
+        LAGRANGIAN | {"radius": None},
+        {
+            ROOMS: {"temperature": 0.01, "lr": 0.003, "multiplier_lr": 1e-4},
+            GARNET: {"temperature": 0.2, "lr": 0.02, "multiplier_lr": 3e-3},
+            CONVEYORS: {"temperature": 0.005, "lr": 0.003, "multiplier_lr": 5e-4},
+        },
+    ),
+    Case("cpq", 8000, {"lr": 0.01, "tau": 0.05}),
+    Case("fisor", 6000, {"lr": 0.01, "tau": 0.05, "ema": 0.01, "temperature": 20.0}, tasks=(ROOMS, CONVEYORS)),
+)
 
 
 def case_rows(case: Case, id: str, seeds: list[int] = SEEDS, steps: int | None = None) -> Iterator[Row]:
     """Train one case on one task and yield a row per limit; a learner without the option has the tight one's row."""
     task, cls, steps = envs.make(id), get_algorithm(case.algo), steps or case.steps
-    options = TABLE | {"gamma": task.metadata["discount"]} | plain(case.options, TASKS[id])
+    own = case.options | case.own.get(id, {})
+    options = TABLE | {"gamma": task.metadata["discount"]} | own
     limits = list(task.metadata["cost"]["limits"])
     limited = hasattr(cls.Config, "limit")
     groups = [limits] if limited and case.sweeps else [[limit] for limit in (limits if limited else limits[:1])]
@@ -81,9 +91,10 @@ def case_rows(case: Case, id: str, seeds: list[int] = SEEDS, steps: int | None =
         price = learner.multiplier()[:, 0].tolist() if hasattr(learner, "multiplier") else [None] * len(each)
         for i, limit in enumerate(group):
             mine = slice(i * len(seeds), (i + 1) * len(seeds))
-            yield {"task": id, "learner": case.algo, "options": shown(case.options), "steps": steps} | row(
-                limit, found[mine], price[mine]
-            ) | {"CPU s": seconds}
+            line = {"task": id, "learner": case.algo, "options": shown(own), "steps": steps}
+            line |= row(limit, found[mine], price[mine])
+            line["at T"] = own_price(task, limit, own["temperature"]) if case.algo == "f_dvl_lag" else None
+            yield line | {"CPU s": seconds}
 
 
 def shown(options: dict[str, Any]) -> str:
@@ -100,24 +111,51 @@ def row(limit: float, found: list[dict[str, float]], price: list[float | None]) 
     exact = float(np.nanmean(column("exact_multiplier")))
     values: Row = {"limit": limit, "cost / limit": cost.tolist(), "met": f"{int((cost <= SLACK).sum())}/{len(cost)}"}
     values |= {"return % of LP": share.tolist(), "LP": float(np.nanmean(column("exact_best")))}
-    learned = None if price[0] is None else price
-    return values | {"multiplier": learned, "LP multiplier": exact if exact > 1e-9 else 0.0}
+    learned = None if price[0] is None else np.array(price, float)
+    values |= {"LP multiplier": exact if exact > 1e-9 else 0.0}
+    values["multiplier"] = None if learned is None else float(np.nanmean(learned))
+    return values | {"% of LP's": None if learned is None or exact < 1e-9 else (100 * learned / exact).tolist()}
 
 
 def plug_in(id: str) -> Iterator[Row]:
     """The linear program of the data's transitions and true costs, its policy in the true MDP."""
     task = envs.make(id)
-    assert task.mdp is not None
-    assert task.dataset is not None
-    data, mdp = task.dataset(), task.mdp
-    model = empirical_mdp(data, task.metadata["discount"], mdp.num_actions).mdp
-    model = replace_reward(model, torch.stack([model.r, mdp.r[1]]))
+    model, _ = sample(task)
     for limit in task.metadata["cost"]["limits"]:
         found = solve(model, "cmdp", budgets=[limit], unit="discounted")
         judged = optimum.judged(task, Fixed(task, found.policy), [limit])
-        yield {"task": id, "learner": "LP of the data", "options": "", "steps": None} | row(
-            limit, judged, found.multipliers.tolist()
-        )
+        one = row(limit, judged, found.multipliers.tolist())
+        one = {name: value[0] if isinstance(value, list) else value for name, value in one.items()}
+        yield {"task": id, "learner": "LP of the data", "options": "", "steps": None} | one
+
+
+def sample(task: Task) -> tuple[TabularMDP, torch.Tensor]:
+    """(the data's transitions with the true costs, r (2, S, A); its policy (S, A), uniform where it never was)."""
+    assert task.mdp is not None
+    assert task.dataset is not None
+    found = empirical_mdp(task.dataset(), task.metadata["discount"], task.mdp.num_actions)
+    return replace_reward(found.mdp, torch.stack([found.mdp.r, task.mdp.r[1]])), found.behaviour
+
+
+def own_price(task: Task, limit: float, temperature: float) -> float:
+    """The multiplier of max over pi of E sum gamma^t (r - T KL(pi || data's policy)) within the limit, on the data's
+    transitions: where f_dvl_lag with kl and w ends. By bisection, as the cost falls in the multiplier."""
+    model, behaviour = sample(task)
+
+    def cost(price: float) -> float:
+        priced = replace_reward(model, model.r[0] - price * model.r[1])
+        policy = solve(priced, "soft", alpha=temperature, reference=behaviour).policy
+        return float(model.mu0 @ policy_value(model.channel(1), policy))
+
+    low, high = 0.0, 1.0
+    if cost(low) <= limit:
+        return 0.0
+    while cost(high) > limit:
+        low, high = high, 2 * high
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(middle) > limit else (low, middle)
+    return high
 
 
 class Fixed:
@@ -148,14 +186,16 @@ STUDY = Study(
     intro="""\
 ## Part 1: tabular CMDPs, against the linear program
 
-Three constrained MDPs, three limits each: tight and middle bind, loose does not. Ten replicas per limit, networks that
-are linear in one-hot states (tables), batches of 128. Return and cost are exact and discounted, of the policy as it is
+Three constrained MDPs, three limits each: tight and middle bind, loose does not. Five replicas per limit, networks that
+are linear in one-hot states (tables), batches of 256. Return and cost are exact and discounted, of the policy as it is
 evaluated, in the true MDP.
 
 - **cost / limit**: at most 1 is within the limit. **met**: how many replicas cost at most 5% more than the limit.
 - **return % of LP**: the return as % of the linear program's optimum at that limit; above 100 only by breaking it.
-- **LP**: that optimum. **multiplier** and **LP multiplier**: the learned price of a cost and the program's; blank for
-  learners without one. In COptiDICE's and f-DVL's own units, return per discounted cost.
+- **LP**: that optimum. **LP multiplier** and **multiplier**: the program's price of a cost, in return per unit of cost,
+  and the mean of the learned ones, also in % of the program's; blank for learners without one.
+- **at T**: the multiplier of the program that f_dvl_lag solves, on the data's transitions, with its temperature's KL
+  from the data's policy, exactly: temperature separates it from the program's, learning from the learned one.
 - **LP of the data**: the program of the empirical transitions, its policy in the true MDP: no learner can be expected
   to be nearer to the optimum than that.
 

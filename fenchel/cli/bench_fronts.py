@@ -78,6 +78,7 @@ def rates(runs: list[Callable[[], int]]) -> list[float]:
 
 def rows() -> Iterator[dict[str, Any]]:
     torch.set_num_threads(1)
+    torch.zeros(2**22)  # until it has freed a block this large, as training does, glibc returns memory at every step
     peer = f"mo-gymnasium {_version()}" if find_spec("mo_gymnasium") else None
     for id in (*SAME, *OWN):
         compared = peer is not None and id in SAME

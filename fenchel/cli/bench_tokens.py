@@ -3,7 +3,7 @@
 Models of one size and vocabulary with random weights, one thread, CPU time, both sides in turns. A GRPO step samples 4
 prompts x 8 answers, scores them, and takes one Adam step with a reference's KL; a DPO step takes 16 pairs, whose
 reference log-probabilities are computed in the step. The peer is a plain loop over a model of transformers, which is
-the least that a trainer on such a model can take.
+the least that a trainer on such a model can take; and the trainers of TRL, where it is installed (`bench_trl`).
 """
 
 from __future__ import annotations
@@ -64,6 +64,10 @@ def _models(size: Size) -> Iterator[Row]:
         for name, (ours, theirs) in cases.items():
             mine, peer = turns(ours(size), theirs(size, folder))
             yield row(f"{name}, {size.name}", 1e3 * mine, 1e3 * peer, "ms", "plain loop, transformers")
+        if find_spec("trl") is not None:
+            from fenchel.cli import bench_trl
+
+            yield from bench_trl.rows(size, folder)
 
 
 def turns(mine: Updates, theirs: Updates) -> tuple[float, float]:

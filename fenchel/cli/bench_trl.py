@@ -29,7 +29,7 @@ QUIET = {
 
 
 def rows(size: Size, folder: str) -> Iterator[Row]:
-    warnings.simplefilter("ignore")
+    _quiet()
     cases: dict[str, tuple[Callable, Callable]] = {
         "GRPO step": (bench_tokens.grpo, grpo),
         "DPO step": (bench_tokens.dpo, dpo),
@@ -41,6 +41,8 @@ def rows(size: Size, folder: str) -> Iterator[Row]:
 
 def in_turns(ours: Updates, trainer: Callable[..., Any], size: Size, folder: str) -> tuple[float, float]:
     """CPU seconds per step of each, medians over rounds."""
+    from transformers import PrinterCallback
+
     ours(2)
     started = time.perf_counter()
     ours(2)
@@ -49,6 +51,7 @@ def in_turns(ours: Updates, trainer: Callable[..., Any], size: Size, folder: str
     with tempfile.TemporaryDirectory() as out:
         made = trainer(size, folder, {**QUIET, "output_dir": out, "max_steps": WARM_UP + ROUNDS * steps})
         made.add_callback(turns(ours, steps, times))
+        made.remove_callback(PrinterCallback)
         made.train()
     mine, theirs = (statistics.median(column) for column in zip(*times, strict=True))
     return mine, theirs
@@ -73,8 +76,17 @@ def turns(ours: Updates, steps: int, times: list[tuple[float, float]]) -> Any:
     return Turns()
 
 
-def words(tokens: Any) -> list[str]:
-    return [" ".join(f"t{token}" for token in tokens_of) for tokens_of in tokens.tolist()]
+def words(tokens: Any, first: str = "") -> list[str]:
+    return [first + " ".join(f"t{token}" for token in row) for row in tokens.tolist()]
+
+
+def _quiet() -> None:
+    from datasets.utils import logging as of_data
+    from transformers.utils import logging
+
+    warnings.simplefilter("ignore")
+    of_data.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def grpo(size: Size, folder: str, shared: dict[str, Any]) -> Any:
@@ -104,8 +116,10 @@ def dpo(size: Size, folder: str, shared: dict[str, Any]) -> Any:
     tokens = bench_tokens.pairs(size)[0]
     answers = tokens[:, :, size.prompt : -1]  # their trainer adds the end token
     columns = {
-        "prompt": words(tokens[:, 0, : size.prompt]), "chosen": words(answers[:, 0]), "rejected": words(answers[:, 1]),
-    }  # fmt: skip
+        "prompt": words(tokens[:, 0, : size.prompt]),
+        "chosen": words(answers[:, 0], " "),
+        "rejected": words(answers[:, 1], " "),
+    }
     config = DPOConfig(per_device_train_batch_size=bench_tokens.PAIRS, beta=0.1, **shared)
     return DPOTrainer(
         bench_tokens.load(folder),

@@ -36,7 +36,8 @@ class Prepared:
 
 def prepare(plan: Plan) -> Prepared:
     """Build the task, the learner and the data. Raises UserError for whatever does not fit together."""
-    from fenchel.algorithms.learner import refuse_vectors
+    from fenchel.algorithms.evaluation import check_episodes
+    from fenchel.algorithms.learner import refuse
     from fenchel.cli.compose import learner_class
 
     check_sink(plan.log)
@@ -51,7 +52,7 @@ def prepare(plan: Plan) -> Prepared:
         learner.bind(task)
     if tokens:
         return Prepared(task, learner, learner.data_hash)
-    refuse_vectors(learner, task)
+    refuse(learner, task)
     if learner.ONLINE:
         if task.make_vec is None:
             raise UserError(f"env={plan.env} is data without an environment, but algo={plan.algo} learns by acting.")
@@ -64,6 +65,9 @@ def prepare(plan: Plan) -> Prepared:
         if name not in data.extras and name != "objectives":
             has = f"it has {', '.join(sorted(data.extras))}" if data.extras else "it has no extra columns"
             raise UserError(f"algo={plan.algo} needs the data column {name}, but {has}.")
+    learner.check(data)
+    for episodes in {plan.train.eval_episodes, plan.train.final_episodes} - {0}:
+        check_episodes(task, learner, episodes)
     return Prepared(replace(task, dataset=lambda: data), learner, data.hash)
 
 

@@ -13,7 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fenchel.errors import UserError
 
 # the score of an evaluation, the first of these that it has: its name in tables, and its format
-SCORES = {"pass_at_1": ("pass@1", ".3f"), "normalized_score": ("score", ".1f"), "return_mean": ("return", ".1f")}
+SCORES = {
+    "pass_at_1": ("pass@1", ".3f"),
+    "hypervolume_ratio": ("hypervolume ratio", ".4f"),
+    "hypervolume": ("hypervolume", ".4g"),
+    "normalized_score": ("score", ".1f"),
+    "return_mean": ("return", ".1f"),
+}
 
 
 class Listener(Protocol):

@@ -3,6 +3,7 @@
   python scripts/report.py runs/                                    markdown on stdout
   python scripts/report.py runs/ --json FILE --csv FILE --figure curves.png
   python scripts/report.py runs/ --page docs/results/offline.md     table, curves and commands as one page
+  python scripts/report.py runs/ --fronts fronts.png                metrics of multi-objective runs, and their fronts
   python scripts/report.py --catalogue                              refresh docs/papers.toml
   python scripts/report.py --readme                                 refresh the table of what works in README.md
 
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--csv", type=Path, metavar="FILE")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="learning curves, one panel per task (png)")
     parser.add_argument("--page", type=Path, metavar="FILE", help="a page for docs/results, its figure beside it")
+    parser.add_argument("--fronts", type=Path, metavar="FILE", help="metrics of fronts, and the fronts drawn (png)")
     parser.add_argument("--catalogue", action="store_true", help="refresh docs/papers.toml")
     parser.add_argument("--readme", action="store_true", help="refresh the table in README.md")
     return run(_main, parser, argv)
@@ -50,6 +52,12 @@ def _main(args: argparse.Namespace) -> int:
     from fenchel.cli.results import collect, find, rows
 
     folders, remarks = find(args.paths)
+    if args.fronts:
+        from fenchel.cli import fronts
+
+        runs = fronts.runs_of(folders)
+        print("\n".join([fronts.markdown(runs), *remarks, f"plot: {fronts.figure(args.fronts, runs)}"]))
+        return 0
     groups = collect(folders)
     table = rows(groups)
     print("\n".join([markdown(table), *remarks]))
@@ -124,8 +132,10 @@ def costs_of(row: dict[str, Any]) -> list[str]:
 
 
 def passed(table: list[dict[str, Any]]) -> str:
-    """Of token policies, in percent of held-out problems; the largest gain on a task comes first."""
-    head = ["task", "recipe", "options", "updates", "seeds", "first", "pass@1", "95%", "gain", "95%", "pass@k"]
+    """Of token policies, in percent of held-out problems; the best on a task comes first."""
+    ks = {row["k"] for row in table}
+    last = f"pass@{ks.pop():.0f}" if len(ks) == 1 else "pass@k"
+    head = ["task", "recipe", "options", "updates", "seeds", "first", "pass@1", "95%", "gain", "95%", last]
     ordered = sorted(table, key=lambda row: (row["env"], -row["mean"]))
     lines = [
         [
@@ -183,19 +193,37 @@ def notes_of(path: Path) -> str:
     return before[before.index(NOTES) :] if NOTES in before else f"{NOTES}\n"
 
 
-def page(path: Path, table: list[dict[str, Any]], groups: Sequence[Any]) -> str:
-    """docs/results/<family>.md: the caption states steps, network, seeds and budget."""
+EXPLAINED = {
+    False: "`mean` and `IQM` are of the last evaluation, `best` is the mean of each run's best one; intervals are 95% "
+    "bootstrap intervals over seeds.",
+    True: "pass@1 and pass@k are percentages of held-out problems, `first` is pass@1 before the first update, `gain` "
+    "what a replica gained since, on the same problems; entropy and KL to the first policy are of whole answers, in "
+    "nats; CPU s are of training and evaluation of all replicas; intervals are 95% bootstrap intervals over seeds.",
+}
+
+
+def of_data(groups: Sequence[Any]) -> str:
     networks = sorted({f"hidden {g.options['hidden']}" for g in groups if "hidden" in g.options})
     batches = sorted({f"batch {g.options['batch_size']}" for g in groups if "batch_size" in g.options})
+    return f"Fenchel datasets; {', '.join(networks + batches)};"
+
+
+def of_tokens(groups: Sequence[Any]) -> str:
+    """Transformers, answers per update, and step sizes."""
+    options = [g.options for g in groups]
+    sizes = sorted({f"width {o['width']}, {o['layers']} layers" for o in options})
+    steps = sorted({f"step size {o['lr']:g} ({o['lr_schedule']})" for o in options})
+    return f"Transformers of {' or '.join(sizes)}, begun at the task's warm start; {', '.join(steps)};"
+
+
+def page(path: Path, table: list[dict[str, Any]], groups: Sequence[Any]) -> str:
+    """docs/results/<family>.md: the caption states steps, network, seeds and budget."""
+    tokens = all(row["metric"] == "pass_at_1" for row in table)
     seconds = sum(g.seconds for g in groups)
-    caption = (
-        f"Fenchel datasets; {', '.join(networks + batches)}; {seconds / 60:.0f} CPU-minutes. `mean` and "
-        "`IQM` are of the last evaluation, `best` is the mean of each run's best one; intervals are 95% bootstrap "
-        "intervals over seeds."
-    )
+    caption = f"{of_tokens(groups) if tokens else of_data(groups)} {seconds / 60:.0f} CPU-minutes. {EXPLAINED[tokens]}"
     lines = sorted({re.sub(r" out=\S+", "", line) for group in groups for line in group.lines})
     commands = "\n".join([*lines, f"python scripts/report.py runs/ --page {path.as_posix()}"])
-    title = path.stem.replace("_", " ").capitalize()
+    title = "Token policies" if tokens else path.stem.replace("_", " ").capitalize()
     return f"""# {title}: results
 
 {caption}

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,14 @@ from fenchel.errors import UserError, unknown
 class Ordering:
     """Expected: on the same task, `first` scores higher than every one of `others` by more than two standard errors.
 
-    Each is a line of scripts/run.py without its seeds, which all get.
+    Each is a line of scripts/run.py without its seeds, which all get. by: another number of the final rows than the
+    score; -cost: lower is better.
     """
 
     first: str
     others: str | tuple[str, ...]
     seeds: str = "0:10"
+    by: str = ""
 
     @property
     def lines(self) -> list[str]:
@@ -54,7 +57,8 @@ class Ordering:
     @property
     def expected(self) -> str:
         first, *others = self.names
-        return f"{first} above {' and '.join(others)} by more than two standard errors"
+        where = f"in {self.by[1:]} below" if self.by.startswith("-") else f"{self.by} above".strip()
+        return f"{first} {where} {' and '.join(others)} by more than two standard errors"
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,17 @@ FOUR_ROOMS = (
     "eval_episodes=0"
 )
 MAZE = "env=stitchmaze-mixed algo=odice preset=small steps=3000 algo.gamma=0.95 algo.temperature=0.003 algo.lr=1e-3"
+# 40 updates of 256 answers, or of 256 solutions with mistakes as the warm start saw them
+SUMS = "env=llm/arithmetic steps=40 algo.lr=1e-3 algo.lr_schedule=linear eval_episodes=0"
+CONTINUED = f"{SUMS} algo=sft algo.prompts=256 algo.answers=1"
+ON_SUMS = ("cispo", "dr_grpo", "grpo", "gspo", "gvpo", "nsr", "opo", "raft", "rebel", "reinforce_pp", "rloo")
+TWO_GOALS = (
+    "env=mo-point steps=600 algo.hidden=[64,64] algo.num_envs=8 algo.horizon=80 algo.epochs=5 algo.batch_size=128 "
+    "algo.lr=1e-3 algo.members=10 algo.archive_episodes=5 algo.recheck=true algo.archive_size=40 eval_episodes=0 "
+    "final_episodes=50"
+)
+POINT = "env=point-goal-mixed preset=small steps=6000 eval_episodes=0 final_episodes=30"
+GARNET = "env=cmdp-garnet-mixed preset=small steps=3000 algo.gamma=0.95 algo.lr=1e-3 algo.temperature=0.3"
 # key -> an Ordering, an Evaluation, or "module:function" of a function() -> record without `key`, `seconds` and
 # `source_hash`
 REPRODUCTIONS: dict[str, Ordering | Evaluation | str] = {
@@ -110,14 +125,33 @@ REPRODUCTIONS: dict[str, Ordering | Evaluation | str] = {
         "env=fourrooms-imitation algo=iq_learn preset=small steps=3000",
         "env=fourrooms-imitation task.offline=none algo=bc preset=small steps=3000",
     ),
+    "algo=fisor": Ordering(
+        f"{POINT} algo=fisor", (f"{POINT} algo=bc algo.lr=1e-3", f"{POINT} algo=bc_safe algo.limit=2"), by="-cost"
+    ),
+    "algo=coptidice": Ordering(
+        f"{GARNET} algo=coptidice algo.limit=4.56 algo.radius=null algo.initial_multiplier=0 algo.multiplier_lr=0.1",
+        f"{GARNET} algo=optidice",
+        by="-cost",
+    ),
     "algo=f_dvl": "fenchel.cli.demonstrations:f_dvl_divergence",
+    "algo=cal": "fenchel.cli.demonstrations:cal_bias",
     "algo=odice": Ordering(
         f"{MAZE} algo.gradient=orthogonal", (f"{MAZE} algo.gradient=true", f"{MAZE} algo.gradient=semi")
+    ),
+    "algo=c_morl": Ordering(
+        f"algo=c_morl algo.init_rounds=12 algo.extend_rounds=4 {TWO_GOALS}",
+        f"algo=mo_ppo {TWO_GOALS}",
+        seeds="3:8",
+        by="-sparsity",
     ),
     "algo=recoil": Ordering(
         "env=stitchmaze-uncovered algo=recoil preset=small steps=3000",
         "env=stitchmaze-uncovered algo=demodice preset=small steps=3000",
     ),
+    **{
+        f"recipe={key}": Ordering(f"{SUMS} algo={key} algo.prompts=32 algo.answers=8", CONTINUED, seeds="0:5")
+        for key in ON_SUMS
+    },
 }
 
 
@@ -134,7 +168,7 @@ def _main(args: argparse.Namespace) -> int:
     if args.list:
         for key, what in REPRODUCTIONS.items():
             print(f"{key}: {what if isinstance(what, str) else what.expected}")
-        print("\n".join(f"study={key}" for key in source.table("algorithms.studies", "STUDIES")))
+        print("\n".join(f"study={key}" for key in source.studies()))
         return 0
     if not (args.keys or args.all):
         raise UserError("reproduce: name a key, such as iql, or give --all.")
@@ -160,7 +194,7 @@ def _main(args: argparse.Namespace) -> int:
 
 def find(word: str) -> str:
     """`iql` -> `algo=iql`, `exact` -> `study=exact`."""
-    valid = [*REPRODUCTIONS, *(f"study={key}" for key in source.table("algorithms.studies", "STUDIES"))]
+    valid = [*REPRODUCTIONS, *(f"study={key}" for key in source.studies())]
     for key in (word, f"algo={word}", f"recipe={word}", f"study={word}"):
         if key in valid:
             return key
@@ -185,12 +219,13 @@ def demonstrate(key: str) -> dict[str, Any]:
 
 def ordering(what: Ordering) -> dict[str, Any]:
     """Run all lines on the same seeds and compare their last scores; the interval is of the smallest lead."""
-    first, *others = [_scores(line, what.seeds) for line in what.lines]
+    first, *others = [_scores(line, what.seeds, what.by) for line in what.lines]
     leads = [first.mean() - other.mean() for other in others]
     errors = [float((first.var(ddof=1) / len(first) + o.var(ddof=1) / len(o)) ** 0.5) for o in others]
     lead, error = min(zip(leads, errors, strict=True), key=lambda pair: pair[0] - 2 * pair[1])
     against = [f"against {name}" for name in what.names[1:]]
-    means = [float(scores.mean()) for scores in (first, *others)]
+    sign = -1 if what.by.startswith("-") else 1
+    means = [sign * float(scores.mean()) for scores in (first, *others)]
     return {
         "config": what.lines,
         "seeds": what.seeds,
@@ -229,17 +264,19 @@ def _word(line: str, key: str) -> str:
     return next(word.partition("=")[2] for word in line.split() if word.startswith(f"{key}="))
 
 
-def _scores(line: str, seeds: str) -> Any:
+def _scores(line: str, seeds: str, by: str = "") -> Any:
     import numpy as np
 
     from fenchel.cli.execute import score_name
 
     final = _final(line, seeds)
-    return np.array([row[score_name(final)] for row in final], float)
+    name = by.removeprefix("-") or score_name(final)
+    return np.array([row[name] for row in final], float) * (-1 if by.startswith("-") else 1)
 
 
+@cache
 def _final(line: str, seeds: str) -> list[dict[str, Any]]:
-    """One row per seed, as in summary.json."""
+    """One row per seed, as in summary.json; a line that several demonstrations share runs once."""
     from fenchel.cli import compose
     from fenchel.cli.plan import root_keys
     from fenchel.cli.run import attempt

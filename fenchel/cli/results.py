@@ -18,7 +18,7 @@ from fenchel.cli.statistics import interval, iqm, mean
 from fenchel.errors import UserError
 
 # what evaluations of token policies have beside pass@1
-OF_TOKENS = ("pass_at_k", "entropy", "kl")
+OF_TOKENS = ("pass_at_k", "k", "entropy", "kl")
 
 
 @dataclass

@@ -80,6 +80,11 @@ def check_method(key: str, envs: Iterable[str]) -> None:
     raise unknown("algo", key, known, {} if all(map(tokens, envs)) else synonyms())
 
 
+def studies() -> dict[str, str]:
+    """Every study and the layer whose `studies` has it."""
+    return {key: layer for layer in ("algorithms", "llm") for key in table(f"{layer}.studies", "STUDIES")}
+
+
 def synonyms() -> dict[str, str]:
     """Names of methods that are a learner with options, such as {"sac_n": "edac algo.diversity=0"}."""
     return table("algorithms", "SYNONYMS")

@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from fenchel.algorithms.studies import Row, Study, get_study
+from fenchel.algorithms.studies import Row, Study
+from fenchel.cli import source
 from fenchel.cli.folder import write_atomic
 from fenchel.cli.report import notes_of, ruled
 from fenchel.cli.statistics import interval
 
 SECONDS = "CPU s"
+
+
+def get_study(key: str) -> Study:
+    """Of whichever layer has it."""
+    return import_module(f"fenchel.{source.studies()[key]}.studies").get_study(key)
 
 
 def reproduce(key: str, folder: Path, console: Console) -> Path:
@@ -28,6 +35,10 @@ def reproduce(key: str, folder: Path, console: Console) -> Path:
         write_atomic(folder / f"{key}.json", f"[\n{lines}\n]\n")
         console.print(" | ".join(f"{name} {shown(value)}" for name, value in row.items()), soft_wrap=True)
     path = folder / f"{key}.md"
+    if study.figure:
+        from fenchel.cli.plot import lines_of
+
+        lines_of(path.with_suffix(".png"), rows, study.figure, study.title)
     write_atomic(path, page(study, key, rows, path))
     return path
 
@@ -38,7 +49,9 @@ def page(study: Study, key: str, rows: Sequence[Row], path: Path) -> str:
     lines = [[shown(row.get(name)) for name in names] for row in rows]
     minutes = sum(row.get(SECONDS) or 0 for row in rows) / 60
     made = f"`python scripts/reproduce.py study={key}`: {minutes:.0f} CPU-minutes of training, one thread."
-    return f"# {study.title}\n\n{study.intro}\n\n{ruled(names, lines)}\n\nMade by {made}\n\n{notes_of(path)}"
+    figure = f"![{study.title}]({path.with_suffix('.png').name})\n\n" if study.figure else ""
+    table = f"{ruled(names, lines)}\n\n{figure}"
+    return f"# {study.title}\n\n{study.intro}\n\n{table}Made by {made}\n\n{notes_of(path)}"
 
 
 def rounded(value: Any) -> Any:

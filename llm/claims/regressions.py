@@ -32,6 +32,25 @@ def fits(p: Problem, method: Any, best: Tensor, size: int = 2, **columns: Any) -
     return ClaimReport(minimum(lambda x: exact.expected_loss(method, problem, x, size), best, p), 1e-11)
 
 
+def _sft(p: Problem, by_length: bool = True) -> ClaimReport:
+    """Batches of one solution, which p["mu"] draws: the mean over its tokens divides by its own length."""
+    law = p["mu"] / RAGGED.lengths if by_length else p["mu"]
+    return fits(p, recipe("sft"), RAGGED.conditionals((law / law.sum(-1, keepdim=True)).log()), 1)
+
+
+SFT = Claim(
+    paper=48,
+    kind="theorem",
+    statement="recipe sft, in batches of one solution: the minimiser is the law of the solutions with weights 1 / |y|, "
+    "whatever the reward and the policy",
+    problems=draw(RAGGED),
+    check=_sft,
+    twin=Twin("the weight 1 / |y| (the law itself)", check=lambda p: _sft(p, False)),
+    source="derived",
+    n=8,
+)
+
+
 def _gvpo(p: Problem, base: str = "old") -> ClaimReport:
     return fits(p, recipe("gvpo", beta=BETA), tilted(RAGGED, p[base], p["r"] / BETA), 3)
 

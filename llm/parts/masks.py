@@ -51,6 +51,19 @@ class DifficultyBand(Part):
 
 
 @dataclass(frozen=True)
+class AboveGate(Part):
+    """Without prompts whose mean reward is at most the gate: HPT leaves them to their worked solutions. [48]"""
+
+    LIVE: ClassVar[bool] = False
+    gate: float | list[float] = 0.0
+    """the largest mean reward of a group from which nothing is learned"""
+
+    def __call__(self, rollout: Rollout, reward: Tensor) -> Tensor:
+        mean = reward.mean(-1, keepdim=True)
+        return (mean > at(self.gate, mean)).expand_as(reward)
+
+
+@dataclass(frozen=True)
 class OnlyRight(Part):
     """Only answers whose reward is above the threshold: rejection sampling."""
 

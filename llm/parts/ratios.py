@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fenchel.llm.parts.part import Part, per_answer
+from fenchel.llm.parts.part import Part, lengths, per_answer
 from fenchel.llm.rollout import Live, Prepared
 from fenchel.theory.objectives.policy_gradient import sequence_log_ratio
 
@@ -28,6 +28,15 @@ class NoRatio(Part):
 
     def __call__(self, live: Live, prepared: Prepared) -> Tensor:
         return live.logp
+
+
+@dataclass(frozen=True)
+class MeanLikelihood(Part):
+    """The mean over an answer's tokens of log pi: no ratio, but a score of whole answers (DisCO's log-L)."""
+
+    def __call__(self, live: Live, prepared: Prepared) -> Tensor:
+        mask = prepared.data.mask
+        return per_answer(live.logp, mask) / lengths(mask, live.logp.dtype)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from fenchel.llm.parts.ratios import token_log_ratio
 from fenchel.llm.parts.token_weights import top_share
 from fenchel.llm.rollout import Live, Prepared
 from fenchel.theory.divergences import get_divergence
-from fenchel.theory.objectives import kl
+from fenchel.theory.objectives import constraint, kl
 from fenchel.theory.objectives.policy_gradient import MAX_LOG_RATIO
 
 Weight = float | list[float]
@@ -83,6 +83,27 @@ class Proximity(Part):
     def __call__(self, live: Live, prepared: Prepared) -> Tensor:
         ratio = token_log_ratio(live, prepared).sum(-1)
         return kl.k2(ratio) / at(self.eta, ratio)
+
+
+@dataclass(frozen=True)
+class TrustRegion(Part):
+    """beta / 2 (KL(pi_old, pi) - delta)_+^2, the KL of a prompt by its answers' tokens: no pull within the region."""
+
+    NEEDS = ("old_logp",)
+    beta: Weight = field(default=1e3, metadata={"range": (0, None)})
+    """weight of the squared excess"""
+    delta: Weight = field(default=1e-4, metadata={"range": (0, None)})
+    """largest KL per token that costs nothing"""
+
+    def weigh(self, prepared: Prepared, counted: Tensor) -> Tensor:
+        return prepared.each
+
+    def __call__(self, live: Live, prepared: Prepared) -> Tensor:
+        ratio, mask = token_log_ratio(live, prepared), prepared.data.mask
+        divergence = -ratio.flatten(2).sum(-1) / mask.flatten(2).sum(-1).clamp(min=1).to(ratio.dtype)
+        beta, delta = at(self.beta, divergence), at(self.delta, divergence)
+        excess = beta * constraint.squared_hinge(divergence, budget=delta)
+        return excess.unsqueeze(-1).expand(mask.shape[:3])
 
 
 @dataclass(frozen=True)

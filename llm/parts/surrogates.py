@@ -212,3 +212,16 @@ class WinRateRegression(Part):
 
     def __call__(self, log_ratio: Tensor, live: Live, prepared: Prepared) -> Tensor:
         return preference.sppo(log_ratio, prepared.advantage, eta=at(self.eta, log_ratio))
+
+
+@dataclass(frozen=True)
+class Discriminative(Part):
+    """DisCO: the mean score of a prompt's right answers against tau log mean e^(s / tau) of its wrong ones; a prompt
+    without both says nothing. Every answer has its prompt's loss."""
+
+    tau: Weight = field(default=10.0, metadata={"range": (1e-6, None)})
+    """how evenly wrong answers count: large for their mean, small for the likeliest alone"""
+
+    def __call__(self, log_ratio: Tensor, live: Live, prepared: Prepared) -> Tensor:
+        loss = regression.discriminative(log_ratio, prepared.reward, tau=at(self.tau, log_ratio))
+        return loss.unsqueeze(-1).expand_as(log_ratio)

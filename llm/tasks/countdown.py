@@ -28,6 +28,8 @@ class Countdown(TokenTask):
     SYMBOLS = "0123456789+-*/(),:="
     LEVELS = (2, 3, 6)
     TRAIN = 8192
+    SFT_STEPS = 3000
+    SFT_NOISE = 0.4
     ENUMERABLE = 2
     ENUMERABLE_SYMBOLS = "1234+-,:="
 

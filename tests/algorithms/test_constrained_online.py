@@ -70,27 +70,32 @@ def learner_of(key, seeds=(3, 5), dtype=torch.float64, spec=SPEC, **options):
     return get_algorithm(key)(spec, common | SMALL[key] | options, seeds, dtype=dtype)
 
 
+def constant(network, value):
+    network.flat.zero_()
+    network.weights[-1].data.fill_(value)
+
+
 # --- which way the multiplier goes -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["projected", "log", "pid"])
+@pytest.mark.parametrize("mover", ["projected", "log", "pid"])
 @pytest.mark.parametrize("key", KEYS)
-def test_the_multiplier_rises_where_every_step_costs_and_falls_where_none_does(key, kind):
-    rate = {"projected": 0.02, "log": 0.02, "pid": 0.02}[kind]
+def test_the_multiplier_rises_where_every_step_costs_and_falls_where_none_does(key, mover):
     for price, direction in ((1.0, 1), (0.0, -1)):
-        learner = learner_of(key, multiplier=kind, multiplier_lr=rate, proportional=0.0, derivative=0.0)
-        if kind == "pid":
-            learner.multiplier.row[:, :2] = 25.0  # the integral, and 0.5 = rate * 25 the multiplier
+        learner = learner_of(key, multiplier=mover, multiplier_lr=0.02, proportional=0.0, derivative=0.0)
+        if mover == "pid":
+            learner.multiplier.row[:, :2] = 25.0  # the integral; the multiplier is 0.02 of it
         runner = Runner(learner, learner.source(priced(price)))
         runner.advance(100)
         before = learner.multiplier()
         runner.advance(20)
         after = learner.multiplier()
-        assert (direction * (after - before) > 0).all() or (direction < 0 and (after == 0).all()), (price, after)
+        resting = (after == 0).all() if direction < 0 else False
+        assert resting or (direction * (after - before) > 0).all(), (price, before, after)
 
 
 def test_a_controller_without_other_gains_is_projected_ascent():
-    options = {"multiplier_lr": 0.05, "multiplier_initial": 0.0, "limit": 4.0}
+    options = {"multiplier_lr": 0.05, "initial_multiplier": 0.0, "limit": 4.0}
     learners = [
         learner_of("ppo_lag", **options, multiplier=kind, proportional=0.0, derivative=0.0)
         for kind in ("projected", "pid")
@@ -131,36 +136,31 @@ def test_a_limit_of_25_in_1000_steps_is_2_5_discounted_by_99_hundredths(key, lim
 
 @pytest.mark.parametrize("unit", ["episode", "discounted", "normalised", "average"])
 def test_ppo_measures_a_constant_cost_alike_in_every_unit(unit):
-    learner = learner_of("ppo_lag", unit=unit, gae_lambda=1.0, horizon=40, batch_size=80, lr=3e-2)
+    learner = learner_of("ppo_lag", unit=unit)
     source = learner.source(priced(0.7))
-    for step in range(150):
-        learner.step(source)
-    np.testing.assert_allclose(source.measured, 0.7 / (1 - 0.5), rtol=0.02)
+    constant(learner.cost_value, 1.4)  # which is right: 0.7 / (1 - 0.5)
+    source(0)
+    np.testing.assert_allclose(source.measured, 1.4, rtol=1e-6)
 
 
 def test_ppo_measures_only_whole_episodes():
     """One cost in the first step of each: 1 per episode, whatever the rollouts' length."""
     learner = learner_of("ppo_lag", horizon=7, batch_size=7)
     source = learner.source(priced(1.0))
-    env, first = source.collector.env, source.collector.env.step
-    env.step = lambda action: first(action)._replace(info={"cost": (env.time == 0).float()})
-    fixed = []
-    env.step = lambda action: (fixed.append((env.time == 0).float()), first(action))[1]._replace(
-        info={"cost": fixed[-1]}
-    )
-    for step in range(0, 20, 2):  # two minibatches per rollout
-        source(step)
-        learner.steps = step + 2
+    env, step_of = source.collector.env, source.collector.env.step
+
+    def step(action):
+        first = (env.time == 0).to(action.dtype)
+        return step_of(action)._replace(info={"cost": first})
+
+    env.step = step
+    for rollout in range(10):
+        source(2 * rollout)  # of two minibatches each
         expected = 1 / 5 / (1 - 0.5)  # 1 per episode of 5, in discounted units
         np.testing.assert_allclose(source.measured, expected, rtol=1e-12)
 
 
 # --- time-outs and terminals --------------------------------------------------------------------------------------
-
-
-def constant(network, value):
-    network.flat.zero_()
-    network.weights[-1].data.fill_(value)
 
 
 @pytest.mark.parametrize(("terminal", "after"), [(False, 7.0), (True, 0.0)])
@@ -221,7 +221,8 @@ def test_cal_s_weight_is_the_augmented_multiplier():
 
 @pytest.mark.parametrize("key", ["sac_lag", "cal"])
 def test_the_actor_descends_the_cost_and_leaves_its_critic_alone(key):
-    learner = learner_of(key, multiplier_initial=5.0)
+    options = {"c": 0.0} if key == "cal" else {}
+    learner = learner_of(key, initial_multiplier=5.0, **options)
     source = learner.source(priced(0.5))
     learner.step(source)
     for optimiser in (learner.critic_optimiser, learner.policy_optimiser, learner.cost_optimiser):
@@ -245,27 +246,27 @@ def test_the_actor_descends_the_cost_and_leaves_its_critic_alone(key):
 
 def test_a_bound_above_the_mean_is_conservative_where_the_mean_is_not():
     """Every action costs 1/2 on average. A policy that looks for cheap actions finds where the critics err: their mean
-    says less than 1/2 there, two deviations above it more."""
-    k = [0.0] * 6 + [2.0] * 6
+    says less than 1/2 there, four deviations above it more. (Two are too few: the members err together.)"""
+    k = [0.0] * 4 + [4.0] * 4
     options = {"gamma": 0.0, "k": k, "c": 0.0, "multiplier": "projected", "multiplier_lr": 0.0, "lr": 3e-3}
-    options |= {"multiplier_initial": 20.0, "limit": 0.5, "learning_starts": 200, "act_every": 10**6, "hidden": (64,)}
-    learner = learner_of("cal", tuple(range(12)), torch.float32, **options, batch_size=64)
+    options |= {"initial_multiplier": 20.0, "limit": 0.5, "learning_starts": 200, "act_every": 10**6, "hidden": (32,)}
+    learner = learner_of("cal", tuple(range(8)), torch.float32, **options, batch_size=64)
     source = learner.source(priced(0.5, noise=True))
-    Runner(learner, source).advance(500)
-    obs = torch.linspace(-1, 1, 200).view(1, -1, 1).expand(12, -1, -1)
-    noise = Streams(range(12)).normal("judge", (200, 1))
+    Runner(learner, source).advance(300)
+    obs = torch.linspace(-1, 1, 200).view(1, -1, 1).expand(8, -1, -1)
+    noise = Streams(range(8)).normal("judge", (200, 1))
     with torch.no_grad():
         action, _ = learner.policy.sample(obs, noise)
         excess = learner.cost(obs, action).mean(1) - 0.5
-    assert excess[:6].mean() < -0.02
-    assert excess[6:].mean() > 0.02
+    assert excess[:4].mean() < -0.02
+    assert excess[4:].mean() > 0.02
 
 
 # --- exact --------------------------------------------------------------------------------------------------------
 
 
 def test_ppo_lag_finds_the_optimal_randomisation_and_its_multiplier():
-    """Two routes: 1 with cost 1, or 0.4 for free. At a limit of 1/2 the LP takes each half of the time: 0.7, lam 0.6."""
+    """Two routes: 1 with cost 1, or 0.4 for free. At a limit of 1/2 the LP takes each half of the time; lam is 0.6."""
     mdp = instances.instance("two_routes")()
     exact = solve_cmdp(mdp, budgets=[0.5], unit="discounted")
     task = Task(
@@ -276,14 +277,14 @@ def test_ppo_lag_finds_the_optimal_randomisation_and_its_multiplier():
         max_steps=2,
         metadata={"cost": {"unit": "discounted", "limits": (0.5,)}, "discount": 0.5},
     )
-    options = {"hidden": (), "normalize_reward": False, "multiplier": "pid", "multiplier_lr": 0.02, "lr": 1e-2}
-    options |= {"proportional": 1.0, "derivative": 0.0, "horizon": 32, "num_envs": 8, "batch_size": 256, "epochs": 2}
+    options = {"hidden": (), "normalize_reward": False, "multiplier": "pid", "multiplier_lr": 0.03, "lr": 1e-2}
+    options |= {"proportional": 1.0, "derivative": 0.0, "horizon": 8, "num_envs": 128, "batch_size": 1024, "epochs": 1}
     learner = learner_of("ppo_lag", (0, 1, 2), spec=task.spec, **options)
     runner = Runner(learner, learner.source(task, normalize_obs=False))
-    runner.advance(400)
+    runner.advance(300)
     fast = learner.policy.log_probs(torch.eye(2, dtype=torch.float64).expand(3, -1, -1))[:, 0, 0].exp().detach()
     reward = fast + 0.4 * (1 - fast)
     assert float(exact.lower) == pytest.approx(0.7)
-    assert (fast <= 0.5 + 0.05).all(), fast
+    assert (fast <= 0.5 + 0.02).all(), fast
     assert (reward >= 0.9 * exact.lower).all(), reward
-    np.testing.assert_allclose(learner.multiplier().squeeze(1), exact.multipliers, rtol=0.1)
+    np.testing.assert_allclose(learner.multiplier().squeeze(1), exact.multipliers.expand(3), rtol=0.1)

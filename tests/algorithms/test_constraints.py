@@ -156,6 +156,15 @@ def test_a_budget_is_known_without_a_task_where_no_clock_is_needed():
     assert math.isnan(constraints.budget(owner(), "discounted").item())
 
 
+@pytest.mark.parametrize("key", [*BY_MULTIPLIER, "cpq"])
+def test_a_learner_that_does_not_know_its_limit_is_not_fitted(key, make, tasks):
+    data = tasks["discrete"].dataset()
+    with pytest.raises(UserError, match="does not know its limit; bind it to a task, or give limit and unit"):
+        make(key, "discrete").fit(data, 2)
+    losses = make(key, "discrete", limit=1.0, unit="discounted").fit(data, 2)
+    assert all(np.isfinite(value).all() for value in losses.values())
+
+
 def chain_task():
     """One state, two actions that cost 1 and 3 for ever."""
     mdp = TabularMDP(

@@ -92,7 +92,7 @@ def test_goals_are_the_coordinates_that_the_spec_names():
     ("build", "message"),
     [
         (lambda: sampler(parts={"subgoal_steps": 31}), r"algo.subgoal_steps=31 is longer than the longest episode.*30"),
-        (lambda: sampler(spec=Spec(3, BOX.action, goal=(2,))), "every state attains the same one"),
+        (lambda: sampler(spec=Spec(3, BOX.action, goal=(2,))), "no goals for GCIVL: every state attains the same one"),
         (lambda: sampler(spec=Spec(4, BOX.action)), r"observations have 3"),
         (lambda: sampler(value_goals=(0.5, 0.2, 0.2)), r"algo.value_goals=\[0.5, 0.2, 0.2\]"),
         (lambda: sampler(parts={"entering": True}), "value_goals must begin with 0"),
@@ -177,3 +177,19 @@ def test_evaluation_takes_goals_in_turn():
         evaluation.evaluate(learner, task, 7, step=0)
     with pytest.raises(UserError, match="has no goals to evaluate GCIVL with"):
         evaluation.evaluate(GCIVL(make("fourrooms").spec, {"hidden": (8,)}), make("fourrooms"), 5, step=0)
+
+
+def test_study_counts_pairs_that_a_policy_connects():
+    """The exact policy connects all; one that always goes up connects what lies above."""
+    from fenchel.algorithms.studies.goals import arrives
+
+    mdp = make("gridmaze-medium-stitch").metadata["goal_mdp"]
+    answer = solve(mdp, "goal_distance")
+    assert arrives(mdp, answer.policy.argmax(-1)[None], 11).all()
+    assert torch.equal(arrives(mdp, answer.policy.argmax(-1)[None], 4)[0], answer.V <= 4)
+    up = torch.zeros(1, *answer.V.shape, dtype=torch.int64)
+    above = mdp.P.argmax(-1)[:, 0]
+    reached = torch.eye(len(above), dtype=torch.bool)
+    for _ in range(8):
+        reached = reached | reached[:, above]
+    assert torch.equal(arrives(mdp, up, 8)[0], reached)

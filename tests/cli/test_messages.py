@@ -82,6 +82,15 @@ MESSAGES = [
     ("env=gym:NoSuchEnv-v0", "*NoSuchEnv*"),
     ("algo.hidden=[100000000,100000000]", "algo=iql cannot be built: *."),
     ("algo.hidden=[64,0]", "algo.hidden=[64,0] is out of range; valid is 1 or more."),
+    # limits on cost
+    ("env=fourrooms-mixed algo=cpq", "CPQ needs costs, and env=fourrooms-mixed has none."),
+    ("env=cmdp-garnet-mixed algo=f_dvl_lag algo.limit=1", "limit=1 in unit=discounted, 1 discounted, cannot be met: no "
+     "policy meets the budget of cost 1: the least weighted cost exceeds the weighted budget by *."),
+    ("env=point-goal-mixed algo=coptidice algo.limit=25 algo.unit=average", "limit=25 does not fit unit=average: a "
+     "step costs at most 1, so nothing is bounded; valid is less, or unit=episode or discounted."),
+    ("env=point-goal-mixed algo=cpq algo.unit=epsiode", "algo.unit=epsiode is unknown; valid are episode, *. Did you "
+     "mean 'episode'?"),
+    ("env=point-goal-mixed algo=bc_safe algo.limit=[2,8]", "algo.limit=[2,8] is a list, but algo.limit cannot *."),
     # evaluators
     ("env=fourrooms-mixed algo=fqe algo.target=unifrom", "target=unifrom is unknown*Did you mean 'uniform'?"),
     ("env=fourrooms-mixed algo=fqe algo.target=soft:0", "target=soft:0 is not valid; soft takes a temperature*."),
@@ -89,6 +98,37 @@ MESSAGES = [
     ("algo=dualdice algo.target=optimal", "target=optimal is known on tabular tasks only; valid here are uniform, *."),
     ("algo=dualdice algo.target=runs/last.safetensors", "runs/last.safetensors is not there."),
     ("algo=bestdice algo.regulariser=tv", "regulariser=tv is not valid: it lets ratios grow without bound; *."),
+    # several objectives
+    ("env=mo-point algo=ppo", "env=mo-point has vector rewards; PPO learns from a single reward."),
+    ("env=fruit-tree-mixed task.transitions=50 algo=iql", "env=fruit-tree-mixed has vector rewards; IQL learns from a "
+     "single reward."),
+    ("env=mo-point task.reference_point=[-2,-80]", "task.reference_point=[-2,-80] is not dominated by the whole front; "
+     "valid is below -57.59 in objective 0."),
+    ("env=mo-point task.reference_point=[-80]", "task.reference_point has 1 entries; valid is one per objective, 2."),
+    ("env=mo-point task.reference_point=low", "task.reference_point=low is not valid; valid is a list of 2 numbers."),
+    ("env=pendulum algo=mo_ppo", "MOPPO learns from vector rewards, and this task has a single one."),
+    ("env=deep-sea-treasure algo=mo_ppo algo.preference=[0.5,0.6]", "algo.preference=[0.5,0.6] is off the simplex; "
+     "valid are entries of at least 0 that sum to 1."),
+    ("env=deep-sea-treasure algo=pcn algo.preference=[1]", "algo.preference has 1 entries; valid is one per objective, "
+     "2."),
+    ("env=deep-sea-treasure algo=pcn algo.reference=[0,0]", "algo.reference=[0,0] is not dominated by the whole front; "
+     "valid is below *."),
+    ("env=mo-point algo=pcn", "PCN acts in discrete spaces only, not in box ones."),
+    ("env=fruit-tree task.depth=9", "task.depth=9 is not valid; valid are 5, 6, 7."),
+    ("env=resource-gathering task.gamma=1", "task.gamma=1 is out of range; valid is a number between 0 and 1, *."),
+    # goals
+    ("env=gridmaze-medium-navigate algo=bc", "env=gridmaze-medium-navigate has goals and no reward, from which BC "
+     "learns."),
+    ("env=fourrooms-mixed algo=gcivl", "env=fourrooms-mixed has no goals to evaluate GCIVL with; set eval_episodes=0."),
+    ("env=gridmaze-medium-navigate algo=gcivl eval_episodes=7", "env=gridmaze-medium-navigate takes its 5 goals in "
+     "turn; 7 episodes are no multiple of them."),
+    ("env=gridmaze-medium-stitch algo=hiql algo.subgoal_steps=13", "algo.subgoal_steps=13 is longer than the longest "
+     "episode of the data, 12."),
+    ("env=gridmaze-medium-stitch algo=gciql algo.extraction=ddpg_bc", "algo.extraction=ddpg_bc needs continuous "
+     "actions; valid here is awr."),
+    ("env=gridmaze-medium-stitch algo=gcivl algo.actor_goals=[1,1,1]", "algo.actor_goals=[1.0, 1.0, 1.0] is not valid; "
+     "valid are three shares that add up to 1."),
+    ("env=gridmaze-medium-stitch algo=ota", "algo=ota is algo=hiql with algo.option_steps=5."),
     # token tasks and recipes
     ("env=llm/countdwn", "env=llm/countdwn is unknown; valid are llm/arithmetic, *. Did you mean 'llm/countdown'?"),
     ("env=llm/countdown algo=bc", "algo=bc is no recipe, which env=llm/countdown takes; see --list recipes."),

@@ -135,6 +135,31 @@ def test_tasks_with_a_budget_show_their_cost(runs, tmp_path, capsys):
         assert {row["algo"]: row["cost"] for row in csv.DictReader(file)}["cpq"] == "8.0"
 
 
+def test_token_policies_have_a_table_of_their_own(tmp_path, capsys):
+    sizes = {"width": 16, "layers": 2, "lr_schedule": "linear"}
+    for algo, last in (("rloo", [0.5, 0.7]), ("sft", [0.2, 0.4])):
+        write_run(tmp_path / "runs" / algo, algo, {0: 0.0, 1: 0.0}, env="llm/sums", **sizes)
+        more = {"pass_at_k": 0.9, "k": 8, "entropy": 1.5, "kl": 0.25}
+        final = [{"seed": seed, "pass_at_1": value, "best_pass_at_1": value} | more for seed, value in enumerate(last)]
+        path = tmp_path / "runs" / algo
+        summary = json.loads((path / "summary.json").read_text())
+        (path / "summary.json").write_text(json.dumps(summary | {"final": final}))
+        rows = [{"kind": "eval", "step": step, "pass_at_1": at} for step, at in ((0, [0.2, 0.4]), (10, last))]
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page, table = tmp_path / "llm.md", tmp_path / "x.json"
+    assert main([str(tmp_path / "runs"), "--page", str(page), "--json", str(table)]) == 0
+    rows = {row["algo"]: row for row in json.loads(table.read_text())}
+    assert rows["rloo"]["gain"] == pytest.approx(0.3)
+    assert rows["sft"]["gain"] == 0.0
+    assert rows["rloo"]["first"] == pytest.approx(0.3)
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    assert head.replace(" ", "").endswith("|first|pass@1|95%|gain|95%|pass@8|entropy|KL|CPUs|")
+    cells = [cell.strip() for cell in lines[0].split("|")]
+    assert (cells[2], cells[6], cells[7], cells[9]) == ("rloo", "30.0", "60.0", "+30.0")
+    assert cells[-5:-1] == ["90.0", "1.50", "0.25", "60"]
+    assert "Transformers of width 16, 2 layers" in page.read_text()
+
+
 def test_nothing_to_report(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert capsys.readouterr().err == "no run folders there; name a folder that holds runs, such as runs/.\n"

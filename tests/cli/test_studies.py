@@ -7,9 +7,11 @@ import json
 import pytest
 
 from fenchel.algorithms import studies as table
-from fenchel.algorithms.studies import STUDIES, Study, get_study
+from fenchel.algorithms.studies import STUDIES, Study, constrained, get_study
 from fenchel.cli import reproduce, studies
+from fenchel.envs import make
 from fenchel.errors import UserError
+from fenchel.theory.solvers import solve
 
 ROWS = [
     {"task": "a", "V %": [1.0, 2.0, float("nan")], "gap %": None, "J": 0.123456789, "CPU s": 90.0},
@@ -37,6 +39,15 @@ def test_a_study_becomes_a_page_and_its_numbers(fake, tmp_path, capsys):
     assert f"page: {tmp_path / 'exact.md'}" in capsys.readouterr().out
 
 
+def test_a_study_that_is_drawn_has_a_figure(monkeypatch, tmp_path):
+    drawn = Study("A title", "", lambda: iter(ROWS), figure=("task", "J", "V %"))
+    monkeypatch.setattr(studies, "get_study", lambda key: drawn)
+    monkeypatch.setitem(ROWS[0], "V %", [1.0, 2.0])
+    assert reproduce.main(["study=exact", "--json", str(tmp_path / "reproduce.json")]) == 0
+    assert 1000 < (tmp_path / "exact.png").stat().st_size < 100_000
+    assert "![A title](exact.png)" in (tmp_path / "exact.md").read_text()
+
+
 def test_notes_by_hand_are_kept(fake, tmp_path):
     argv = ["exact", "--json", str(tmp_path / "reproduce.json")]
     assert reproduce.main(argv) == 0
@@ -59,7 +70,7 @@ def test_rows_that_were_done_are_there_when_a_later_one_fails(monkeypatch, tmp_p
 
 def test_studies_are_listed_and_unknown_ones_refused(capsys):
     assert reproduce.main(["--list"]) == 0
-    assert "study=exact" in capsys.readouterr().out
+    assert {"study=exact", "study=preferences"} <= set(capsys.readouterr().out.splitlines())
     with pytest.raises(UserError, match=r"study=exakt is unknown.*'exact'"):
         get_study("exakt")
     assert reproduce.main(["exakt"]) == 2
@@ -71,3 +82,32 @@ def test_every_study_says_what_it_compares(key):
     study = table.get_study(key)
     assert study.title
     assert study.intro
+
+
+@pytest.mark.parametrize(("algo", "swept"), [("f_dvl_lag", True), ("bc_safe", False), ("fisor", None)])
+def test_a_constrained_case_has_a_row_per_limit(algo, swept):
+    """A learner without a limit is judged at the tight one, and the rows of one run share its time."""
+    (case,) = (case for case in constrained.CASES if case.algo == algo)
+    limits = make(constrained.CONVEYORS).metadata["cost"]["limits"]
+    rows = list(constrained.case_rows(case, constrained.CONVEYORS, seeds=[0, 1], steps=2))
+    assert [row["limit"] for row in rows] == list(limits if swept is not None else limits[:1])
+    assert len({row["CPU s"] for row in rows}) == (1 if swept is not False else len(rows))
+    for row in rows:
+        assert len(row["cost / limit"]) == len(row["return % of LP"]) == 2
+        assert (row["multiplier"] is None) == (algo != "f_dvl_lag")
+
+
+def test_the_program_of_the_data_is_nearly_the_true_one():
+    for row in constrained.plug_in(constrained.CONVEYORS):
+        assert row["met"] == "1/1"
+        assert row["return % of LP"] == pytest.approx(100, abs=0.1)
+        assert row["multiplier"] == pytest.approx(row["LP multiplier"], abs=1e-4)
+
+
+def test_the_price_at_a_temperature_tends_to_the_programs():
+    task = make(constrained.CONVEYORS)
+    limit = task.metadata["cost"]["limits"][0]
+    exact = float(solve(task.mdp, "cmdp", budgets=[limit], unit="discounted").multipliers[0])
+    warm, cold = (constrained.own_price(task, limit, T) for T in (0.005, 0.0005))
+    assert abs(cold - exact) < 0.03 * exact < abs(warm - exact)
+    assert constrained.own_price(task, 100.0, 0.005) == 0

@@ -144,9 +144,7 @@ def test_one_objective_and_three_policies(key):
 def test_a_lagrangian_has_the_objectives_of_its_namesake():
     """f_dvl_lag of vectors has an update of its own, around the same functions."""
     tokens = get_bridge("f_dvl_lag")(SPEC, SMALL, **F64)
-    vectors = get_algorithm("f_dvl_lag")(
-        Spec(S, Discrete(V)), {"hidden": (), "extraction": "awr", "limit": 1.0}, **F64
-    )
+    vectors = get_algorithm("f_dvl_lag")(Spec(S, Discrete(V)), {"hidden": (), "extraction": "awr", "limit": 1.0}, **F64)
     eye = torch.eye(S, **F64)[None]
     one = torch.ones(1, S, **F64)
     batch = {"obs": eye, "next_obs": eye, "start_obs": eye, "reward": one, "cost": one, "discount": one}

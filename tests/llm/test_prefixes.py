@@ -10,6 +10,7 @@ from fenchel.envs.spec import Discrete, Spec
 from fenchel.errors import UserError
 from fenchel.llm.bridge import BRIDGE, get_bridge
 from fenchel.llm.bridge.prefixes import Prefix, PrefixSampler, Scored
+from fenchel.llm.tasks import make as task
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -113,6 +114,26 @@ def test_resumes_where_it_stopped():
     second.load_state_dict(half)
     for name, tensor in run(second, 2).items():
         assert torch.equal(tensor, whole[name]), name
+
+
+def test_a_learner_begins_as_the_warm_start_and_learns_from_its_answers():
+    where = task("llm/sort", difficulty=2, train=32, test=8)
+    options = SMALL | {"sft_steps": 30, "sft_lr": 1e-2, "sft_batch": 32, "data_prompts": 20, "data_answers": 3}
+    learner = get_bridge("iql")(where.spec, options, [4, 7])
+    learner.bind(where)
+    first = learner.first_policy().frozen.weights
+    for network in (learner.policy, learner.value, learner.critic, learner.target):
+        for mine, theirs in zip(network.body.frozen.weights[:-1], first[:-1], strict=True):
+            assert torch.equal(mine, theirs.expand_as(mine))
+    assert torch.equal(learner.policy.body.frozen.weights[-1][1:], first[-1])
+    data, again = learner.data(where), learner.data(where)
+    assert torch.equal(data.tokens, again.tokens)
+    problems = where.problems("train")
+    answers = data.tokens[:, problems.prompts.shape[1] :]
+    index = torch.arange(20).repeat_interleave(3)
+    assert torch.equal(data.tokens[:, : problems.prompts.shape[1]], problems.prompts[index])
+    assert torch.equal(data.reward, problems.verify(index, answers))
+    assert 0 < data.reward.mean() < 1
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,7 @@ OTHER = {
     "estimate": "k1", "gradient": "none", "divergence": "hellinger", "weighting": "difficulty", "level": "sequence",
     "weights": (-2.0,), "clip_high": 0.01, "dual_clip": 1.01, "length_alpha": 0.5, "value_clip": None, "length": 17,
     "clip": 0.02, "high": 0.7, "low": 1.5, "epsilon": 0.5, "floor": 0.9, "lam_critic": 0.2, "above": 0.5, "beta": 0.77,
+    "gate": 10.0,
 }  # fmt: skip
 JOINT = {
     "nash_mp": {"estimate": {"estimate": "k2"}},
@@ -164,9 +165,17 @@ def changed(name, value):
     return value * 0.5 + 0.2
 
 
+def imitation(recipe, data, live):
+    """The loss on demonstrations at the start, half way and at the end."""
+    sft = getattr(recipe, "sft", None)
+    rows = live["logp"].detach().flatten(1, 2), data.mask.flatten(1, 2)
+    count = torch.full((2,), 7.0, dtype=torch.float64)
+    return sft and [sft.loss(*rows, count, progress).tolist() for progress in (0.0, 0.5, 1.0)]
+
+
 @pytest.mark.parametrize("key", RECIPES)
 def test_every_option_matters(key):
-    """Changing any one of them changes the loss or its gradient, or the reference's rate."""
+    """Changing any one of them changes the loss or its gradient, the reference's rate, or what demonstrations teach."""
     recipe = get_recipe(key)
     data, live = batch(recipe)
     for name, (part, _) in owners(recipe).items():
@@ -175,7 +184,9 @@ def test_every_option_matters(key):
         other = with_options(base, **{name: value})
         (whole, slope), (again, turned) = (gradient(r, data, live) for r in (base, other))
         rates = [[r.reference.rate(s) for s in range(40)] for r in (base, other)]
+        taught = [imitation(r, data, live) for r in (base, other)]
         same = torch.equal(again, whole) and torch.equal(turned, slope) and rates[0] == rates[1]
+        same = same and taught[0] == taught[1]
         assert not same, f"{key}: {name}={value} changes nothing"
 
 

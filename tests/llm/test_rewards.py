@@ -98,6 +98,12 @@ def test_the_gold_reward_is_standardised_and_blind_to_padding():
     assert torch.allclose(problems.task.reward(problems, index, wider), gold)
 
 
+def test_the_gold_reward_of_an_enumerable_task_is_standardised_over_all_answers():
+    earned = make("llm/sort", enumerable=True, reward="gold").problems("train").earned
+    assert abs(earned.mean()) < 1e-5
+    assert abs(earned.std() - 1) < 1e-4
+
+
 def test_a_reward_gives_one_number_per_answer():
     for wrong in (torch.zeros(3), [0.0] * 4, torch.zeros(4, 1)):
         with pytest.raises(UserError, match=r"The reward mine gave .* for 4 answers; it must give \(4,\)"):

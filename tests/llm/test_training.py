@@ -13,6 +13,7 @@ from fenchel.algorithms.training import LAST, TrainConfig, train
 from fenchel.errors import UserError
 from fenchel.llm import RECIPES, get_recipe, warm_start
 from fenchel.llm.config import TokenConfig
+from fenchel.llm.gather import verdict
 from fenchel.llm.options import options
 from fenchel.llm.parts.demonstrations import Demonstrations
 from fenchel.llm.parts.replays import RingReplay, SuccessReplay
@@ -246,6 +247,39 @@ def test_labels_of_pairs_follow_the_reward_and_break_ties_by_chance():
     swapped = torch.tensor([False, True, True, False]).repeat(4)
     assert torch.equal(answers.tokens[:, swapped], s.tokens[:, swapped].flip(2))
     assert torch.equal(answers.tokens[:, ~swapped], s.tokens[:, ~swapped])
+
+
+def test_bradley_and_terrys_verdicts_are_drawn_with_the_chance_of_the_difference():
+    made = learner("dpo", verdicts="bradley_terry", pair_prompts=8, pair_answers=400, prompts=128, where=gold())
+    source = made.source(gold())
+    assert 200 > source.ids.bincount().min() > 60  # pairs per prompt, without those of equal answers
+    difference = (source.reward[:, 0] - source.reward[:, 1]).abs().double()
+    won = (source.reward[:, 0] > source.reward[:, 1]).double()
+    chance = torch.sigmoid(difference)
+    assert abs((won - chance).mean()) < 4 * (chance * (1 - chance)).mean().sqrt() / len(won) ** 0.5
+    assert 0 < won.mean() < 1
+    assert abs(torch.corrcoef(torch.stack([won, difference]))[0, 1]) > 0.1
+    win = verdict(torch.tensor([[[0.0, 2.0]]]), torch.tensor([[[0.0, 1.0]]]), "bradley_terry")
+    assert torch.allclose(win, torch.sigmoid(torch.tensor([[[[0.0, -1.0], [2.0, 1.0]]]])))
+
+
+@cache
+def gold():
+    return make("llm/sort", enumerable=True, reward="gold")
+
+
+def test_continued_supervision_sees_mistakes_as_the_warm_start_did():
+    for given, share in (({}, 0.5), ({"demonstration_noise": 0.0}, 0.0)):
+        made = learner("sft", sft_noise=0.5, prompts=60, **given)
+        source = made.source(task())
+        batch = source(0).prepared.data
+        wrong = (batch.tokens != source.demonstrations[0][prompts_of(source, made)].unsqueeze(2)).any(-1).double()
+        assert abs(wrong.mean() - share * 10 / 11) < 0.15  # one symbol in eleven is replaced by itself
+        assert share or not wrong.any()
+
+
+def prompts_of(source, made):
+    return made.rng.uniform("prompts", (len(source.problems),), 0).topk(60, -1).indices
 
 
 def test_a_judge_takes_the_place_of_the_reward():

@@ -136,6 +136,7 @@ def test_released_lattice_loses_weights_to_rounding():
     ("call", "message"),
     [
         (lambda: fronts.check_weights([0.5, 0.6], 2, "preference"), r"^preference=\[0.5,0.6\] is off the simplex; *"),
+        (lambda: fronts.check_weights([0.5, 0.5001], 2), r"^weights=\[0.5,0.5001\] is off the simplex"),
         (lambda: fronts.check_weights([1.5, -0.5], 2), r"^weights=\[1.5,-0.5\] is off the simplex; valid are entries"),
         (lambda: fronts.check_weights([[0.5, 0.5], [float("nan"), 1]], 2), r"^weights=\[nan,1\] is off the simplex"),
         (lambda: fronts.check_weights([1.0], 2), r"^weights has 1 entries; valid is one per objective, 2\.$"),

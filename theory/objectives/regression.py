@@ -7,6 +7,7 @@ else is. `preference.rebel` and `preference.sppo` are of the same family.
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -80,3 +81,20 @@ def implicit_critic(log_ratio: Group, label_target: Group, *, beta: Hyper) -> Gr
     label = label_target.detach()
     psi = beta * (log_ratio - log_ratio.mean(-1, keepdim=True)) * (count / (count - 1))
     return label * softplus(-psi) + (1 - label) * softplus(psi)
+
+
+def discriminative(score: Group, label_target: Group, *, tau: Hyper) -> Float[Tensor, "*prompts"]:
+    """- (mean of s over right answers - tau log mean e^(s / tau) over wrong ones); 0 where a group lacks either.
+
+    The second term is the worst mean of wrong scores within a KL ball: its gradient weighs wrong answers by
+    softmax(s / tau), and tends to the plain mean as tau grows. (DisCO, Li 2025 [1].)
+    """
+    right = label_target.detach() > 0
+    both = right.any(-1, keepdim=True) & ~right.all(-1, keepdim=True)
+    chosen = (right & both).to(score.dtype)
+    mean = (chosen * score).sum(-1) / chosen.sum(-1).clamp(min=1)
+    wrong = ~right | ~both  # never empty, so that what is left out has finite gradients
+    count = wrong.to(score.dtype).sum(-1)
+    worst = tau * torch.where(wrong, score / tau, -torch.inf).logsumexp(-1, keepdim=True)
+    worst = worst - tau * count.log().unsqueeze(-1)
+    return torch.where(both, worst - mean.unsqueeze(-1), 0.0).squeeze(-1)

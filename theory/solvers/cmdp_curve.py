@@ -56,9 +56,7 @@ def dual_corners(mdp: TabularMDP, most: int = 1000) -> Float[Tensor, "n 2"]:
     if there is none the piece is straight. `most`: how many corners before giving up (UserError).
     """
     if mdp.batch_shape or mdp.num_channels != 2:
-        raise UserError(
-            f"a dual curve takes one constrained MDP, r (2, S, A), not r of shape {tuple(mdp.r.shape)}."
-        )
+        raise UserError(f"a dual curve takes one constrained MDP, r (2, S, A), not r of shape {tuple(mdp.r.shape)}.")
 
     def point(reward: float, price: float) -> tuple[float, float]:
         """(cost, return) of a best policy for reward * r - price * c."""
