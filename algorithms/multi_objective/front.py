@@ -31,7 +31,7 @@ UTILITIES = 100  # at most so many weights of the simplex's lattice in the expec
 
 @dataclass
 class FrontConfig(Config):
-    """Options that every multi-policy learner has; `Config` of each repeats them beside its own."""
+    """Options that every multi-policy learner has."""
 
     preference: tuple[float, ...] | None = field(default=None, metadata={"range": (0, 1)})
     """weights of the objectives that `act` and `predict` serve, on the simplex; null: equal ones"""

@@ -80,7 +80,7 @@ def figure(path: Path, runs: Sequence[Run]) -> Path:
     tasks: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         tasks[run[0]["env"]].append(run)
-    canvas = new_figure(4.2 * len(tasks), 3.8)
+    canvas = new_figure(3.4 * len(tasks), 3.2)
     for i, (env, here) in enumerate(tasks.items()):
         front = np.array(next(row["front"] for row in here[0][1]["final"] if row.get("front")))
         space = {"projection": "3d"} if front.shape[1] == 3 else {}
@@ -97,7 +97,11 @@ def panel(axes: Any, env: str, runs: Sequence[Run], objectives: int) -> None:
     if "front" in task.metadata and objectives <= 3:
         exact = np.asarray(task.metadata["front"]())
         look = {"s": 40, "facecolors": "none", "edgecolors": "#000000", "linewidths": 0.8, "label": "exact"}
-        axes.scatter(*exact[exact[:, 0].argsort()].T, **look)
+        exact = exact[exact[:, 0].argsort()]
+        if len(exact) > 50 and objectives == 2:  # a curve
+            axes.plot(*exact.T, color="#000000", linewidth=0.8, label="exact")
+        else:
+            axes.scatter(*exact.T, **look)
     for (config, summary), colour in zip(runs, COLOURS, strict=False):
         points = np.array(summary["final"][0]["front"])
         if objectives <= 3:

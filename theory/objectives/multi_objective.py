@@ -40,10 +40,9 @@ def chebyshev_gradient(vector: Vectors, weight: Tensor, ideal: Tensor) -> Vector
 
 
 def envelope_backup(
-    reward: Vectors, discount: Values, next_q: Choices, weight: Vectors, judge: Choices | None = None
+    reward: Tensor, discount: Tensor, next_q: Choices, weight: Tensor, judge: Choices | None = None
 ) -> Vectors:
-    """r + discount Q(s', a*, w*), (a*, w*) = argmax over all choices of w . Q(s', a, w'). (Envelope Q, Yang 2019, eq.
-    6.)
+    """r + discount Q(s', a*, w*), (a*, w*) = argmax over all choices of w . Q(s', a, w'). (Yang 2019.)
 
     next_q, judge (..., C, K): the vectors of C choices, pairs of an action and a preference. judge: those that choose,
     by default next_q itself; the online network's make it a double estimate.

