@@ -36,8 +36,8 @@ class OfflineDataset:
     """obs, next_obs (N, O) float; action (N, A) float or (N,) int64; reward (N,) or (N, K); flags (N,) bool.
 
     extras: further columns (N, ...), such as "cost". meta: JSON facts declared with the data; the audit reads
-    "reward_range" (low, high), "max_steps", "action_range" (lows, highs), "goals" (rewards may be all equal) and "jumps"
-    (the dynamics make huge steps). Use the constructors below, which check.
+    "reward_range" (low, high), "max_steps", "action_range" (lows, highs), "goals" (rewards may be all equal) and
+    "jumps" (the dynamics make huge steps). Use the constructors below, which check.
     """
 
     obs: Tensor

@@ -58,13 +58,6 @@ class CALConfig(SACConfig, Lagrangian):
     """the first multiplier; a controller begins at 0"""
 
 
-# four steps of the environment per update, so that 40,000 of them are seen in 10,000 updates
-POINT_GOAL = {
-    "gamma": 0.95, "lr": 1e-3, "num_envs": 4, "act_every": 1, "buffer_size": 50_000, "multiplier_lr": 1e-3,
-    "steps": 10_000,
-}  # fmt: skip
-
-
 class CAL(Learner):
     Config = CALConfig
     PAPER = 272
@@ -78,7 +71,16 @@ class CAL(Learner):
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
         "*[Pp]endulum*": {"hidden": [64, 64], "batch_size": 64, "lr": 1e-3, "buffer_size": 50_000, "steps": 10_000},
-        "point-goal*": POINT_GOAL,
+        # four steps of the environment per update, so that 40,000 of them are seen in 10,000 updates
+        "point-goal*": {
+            "gamma": 0.95,
+            "lr": 1e-3,
+            "num_envs": 4,
+            "act_every": 1,
+            "buffer_size": 50_000,
+            "multiplier_lr": 1e-3,
+            "steps": 10_000,
+        },
     }
 
     def setup(self) -> None:

@@ -43,12 +43,6 @@ class SACLagConfig(SACConfig, Lagrangian):
     """the multiplier's step per unit of discounted cost, Adam's step size, or the controller's integral gain"""
 
 
-# four steps of the environment per update, so that 40,000 of them are seen in 10,000 updates
-POINT_GOAL = {
-    "gamma": 0.95, "lr": 1e-3, "num_envs": 4, "buffer_size": 50_000, "multiplier_lr": 1e-3, "steps": 10_000,
-}  # fmt: skip
-
-
 class SACLag(Learner):
     Config = SACLagConfig
     TITLE = "SAC with a Lagrange multiplier"
@@ -61,7 +55,15 @@ class SACLag(Learner):
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
         "*[Pp]endulum*": {"hidden": [64, 64], "batch_size": 64, "lr": 1e-3, "buffer_size": 50_000, "steps": 10_000},
-        "point-goal*": POINT_GOAL,
+        # four steps of the environment per update, so that 40,000 of them are seen in 10,000 updates
+        "point-goal*": {
+            "gamma": 0.95,
+            "lr": 1e-3,
+            "num_envs": 4,
+            "buffer_size": 50_000,
+            "multiplier_lr": 1e-3,
+            "steps": 10_000,
+        },
     }
 
     def setup(self) -> None:

@@ -54,6 +54,7 @@ class CRL(GoalLearner):
     TITLE = "Contrastive reinforcement learning"
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
+        "*-stitch": {"actor_goals": [0.0, 0.5, 0.5]},
         "gridmaze-*": {"gamma": 0.95, "lr": 1e-3, "latent": 64},
     }
 

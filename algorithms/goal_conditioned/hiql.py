@@ -62,6 +62,7 @@ class HIQL(GoalLearner):
     TITLE = "Hierarchical implicit Q-learning"
     PRESETS = {  # noqa: RUF012
         "small": {"hidden": [64, 64], "batch_size": 64},
+        "*-stitch": {"actor_goals": [0.0, 0.5, 0.5]},
         "gridmaze-*": {"gamma": 0.95, "lr": 1e-3, "subgoal_steps": 4},
     }
 

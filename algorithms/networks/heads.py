@@ -23,7 +23,7 @@ Batch = dict[str, Tensor]
 
 
 class Value(MLP):
-    """V(s): (R, B, obs_dim) -> (R, B), or (R, E, B) with `members`; one more axis (K,) where the task has objectives."""
+    """V(s): (R, B, obs_dim) -> (R, B), or (R, E, B) with `members`; one more axis (K,) for objectives."""
 
     def __init__(self, rng: Streams, name: str, spec: Spec, hidden: Sequence[int], **options: Any):
         self.vector = spec.objectives is not None

@@ -67,7 +67,7 @@ CASES = (
         },
     ),
     Case("cpq", 8000, {"lr": 0.01, "tau": 0.05}),
-    Case("fisor", 6000, {"lr": 0.01, "tau": 0.05, "ema": 0.01, "temperature": 20.0}, tasks=(ROOMS, CONVEYORS)),
+    Case("fisor", 6000, {"lr": 0.003, "tau": 0.05, "ema": 0.01, "temperature": 20.0}, tasks=(ROOMS, CONVEYORS)),
 )
 
 

@@ -26,6 +26,9 @@ STEPS, HORIZON = 6000, 100
 COMMON = {"hidden": (64, 64), "batch_size": 64, "gamma": 0.95, "lr": 1e-3, "lr_schedule": "cosine"}
 
 
+FAR = {"actor_goals": (0.0, 0.5, 0.5)}  # half of a policy's goals from anywhere, as OGBench has it for such data
+
+
 @dataclass(frozen=True)
 class Case:
     label: str
@@ -35,13 +38,13 @@ class Case:
 
 CASES = (
     Case("gcbc", "gcbc"),
-    Case("gcivl", "gcivl", {"tau": 0.02}),
-    Case("gciql", "gciql", {"tau": 0.02}),
-    Case("hiql", "hiql", {"tau": 0.02, "subgoal_steps": 4}),
-    Case("ota", "hiql", {"tau": 0.02, "subgoal_steps": 4, "option_steps": 2}),
-    Case("saw", "saw", {"tau": 0.02, "subgoal_steps": 4}),
-    Case("qrl", "qrl", {"latent": 64, "scale": 5.0}),
-    Case("crl", "crl", {"latent": 64}),
+    Case("gcivl", "gcivl", FAR | {"tau": 0.02}),
+    Case("gciql", "gciql", FAR | {"tau": 0.02}),
+    Case("hiql", "hiql", FAR | {"tau": 0.02, "subgoal_steps": 4}),
+    Case("ota", "hiql", FAR | {"tau": 0.02, "subgoal_steps": 4, "option_steps": 2}),
+    Case("saw", "saw", FAR | {"tau": 0.02, "subgoal_steps": 4}),
+    Case("qrl", "qrl", FAR | {"latent": 64, "scale": 5.0}),
+    Case("crl", "crl", FAR | {"latent": 64}),
     Case("smore", "smore", {"tau": 0.02}),
     Case("smore original", "smore", {"tau": 0.02, "loss": "original"}),
 )

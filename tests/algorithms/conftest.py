@@ -16,14 +16,18 @@ from fenchel.theory.rng import Streams
 BOX = Spec(2, Box((-2.0, -2.0), (2.0, 2.0)), {"cost": ()})
 DISCRETE = Spec(3, Discrete(3), {"cost": ()})
 SPECS = {"box": BOX, "discrete": DISCRETE}
-SPECS |= {f"{kind} objectives": replace(spec, objectives=2) for kind, spec in SPECS.items()}
+SPECS |= {f"{kind} objectives": replace(spec, objectives=2) for kind, spec in SPECS.items()} | {
+    f"{kind} goals": spec for kind, spec in SPECS.items()
+}
 LENGTH = 4
 TINY = {"hidden": (5, 9), "batch_size": 7}
 
 
 def kind_of(cls: type, kind: str) -> str:
-    """The key of SPECS and tasks for a learner that acts in such a space: with vector rewards where it needs them."""
-    return f"{kind} objectives" if "objectives" in cls.NEEDS and kind in ("box", "discrete") else kind
+    """The key of SPECS and tasks for a learner that acts in such a space: with vector rewards or goals, if need be."""
+    if kind not in ("box", "discrete"):
+        return kind
+    return f"{kind} objectives" if "objectives" in cls.NEEDS else f"{kind} goals" if cls.GOALS else kind
 
 
 CASES = [(key, kind_of(cls, kind)) for key in ALGORITHMS for cls in [get_algorithm(key)] for kind in cls.ACTIONS]
@@ -49,6 +53,11 @@ class Identity:
 
     n: int
     spec: Spec
+
+    @property
+    def goal(self):
+        """Of tasks with goals: a place, which no action moves to."""
+        return torch.zeros(self.n, self.spec.obs_dim)
 
     def reset(self, seeds, mask=None):
         fresh = torch.ones(self.n, dtype=torch.bool) if mask is None else mask
@@ -98,6 +107,7 @@ def task(kind: str, extras: tuple[str, ...] = ()) -> Task:
     spec, data = SPECS[kind], dataset(SPECS[kind], extras=extras)
     vector = {"objectives": 2, "reference_point": (-100.0, -100.0)} if spec.objectives else {}
     reference = (LENGTH / 3, float(LENGTH)) if spec.discrete else (-16 / 3 * LENGTH, 0.0)  # at random, right
+    vector |= {"goals": 1} if kind.endswith("goals") else {}
     return Task(
         id=f"identity-{kind}",
         spec=spec,
@@ -112,7 +122,7 @@ def task(kind: str, extras: tuple[str, ...] = ()) -> Task:
 @pytest.fixture(scope="session")
 def tasks():
     """kind -> Task; the same data for every test."""
-    extras = tuple(sorted({name for key in ALGORITHMS for name in get_algorithm(key).NEEDS}))
+    extras = tuple(sorted({name for key in ALGORITHMS for name in get_algorithm(key).NEEDS} - {"objectives"}))
     return {kind: task(kind, extras) for kind in SPECS}
 
 

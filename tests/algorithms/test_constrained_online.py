@@ -185,7 +185,7 @@ def test_the_cost_s_value_goes_on_beyond_a_time_out_and_ends_at_a_terminal(termi
         loss = learner.update(batch)["cost_loss"]  # of every member, from 0 to 1 + discount * 7
         members = 4 if key == "cal" else 1
         expected = members * torch.where(last, 1.0, (1 + 0.5 * 7.0) ** 2).mean(1)
-        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(loss, expected.to(loss.dtype))
         assert bool(last.any()) == terminal
 
 

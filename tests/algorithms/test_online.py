@@ -428,7 +428,11 @@ SIZES = {
     "ppo": {"num_envs": 2, "horizon": 21, "epochs": 2},  # 12 updates per rollout: checkpoints fall inside one
     "sac": {"num_envs": 2, "learning_starts": 10, "buffer_size": 30},  # wraps after 10 updates
 }
-SIZES |= {"ppo_lag": SIZES["ppo"] | {"multiplier": "pid"}, "sac_lag": SIZES["sac"], "cal": SIZES["sac"]}
+SIZES |= {
+    "ppo_lag": SIZES["ppo"] | {"multiplier": "pid"},
+    "sac_lag": SIZES["sac"],
+    "cal": SIZES["sac"] | {"act_every": 1},
+}
 LOOP = TrainConfig(steps=60, log_every=15, eval_every=30, eval_episodes=1, final_episodes=0, checkpoint_every=20)
 
 

@@ -60,17 +60,17 @@ def test_observation_statistics(make, tasks):
 
 def test_extra_columns(make, tasks):
     cls = get_algorithm("bc")
-    needy = type("Needy", (cls,), {"NEEDS": ("cost", "goal")})
+    needy = type("Needy", (cls,), {"NEEDS": ("price", "goal")})
     data = tasks["box"].dataset()
-    extras = {"cost": torch.arange(len(data)).float(), "goal": torch.ones(len(data), 2, 3)}
+    extras = {"price": torch.arange(len(data)).float(), "goal": torch.ones(len(data), 2, 3)}
     rich = OfflineDataset.from_arrays(
         data.obs, data.action, data.reward, data.terminal, data.timeout, data.next_obs, extras=extras, check=False
     )
     learner = needy(data.spec(), {"batch_size": 7}, [3, 5])
     batch = Sampler(rich, learner)(0)
-    assert torch.equal(batch["cost"].long(), learner.blocks.draw(0, "integers", "batch", (7,), high=len(data)))
+    assert torch.equal(batch["price"].long(), learner.blocks.draw(0, "integers", "batch", (7,), high=len(data)))
     assert batch["goal"].shape == (2, 7, 2, 3)
-    with pytest.raises(UserError, match="Needy needs the data column cost, but it has expert"):
+    with pytest.raises(UserError, match="Needy needs the data column price, but it has cost, expert"):
         Sampler(data, learner)
 
 

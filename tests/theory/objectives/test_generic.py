@@ -45,7 +45,7 @@ HELPERS = {  # not losses of one element; each has a test of its own
         "soft_value",
         "beta_tracker",
     },
-    "regression": set(),
+    "regression": {"discriminative"},
     "ratio": set(),
 }
 # name: (hyper-parameters per replica, shapes of arguments that are not (R, B), arguments without a gradient by nature)
