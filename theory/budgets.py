@@ -46,8 +46,8 @@ def convert(
     if unit == to:
         return limit
     if {unit, to} == {"discounted", "normalised"}:
-        _need("gamma", gamma, unit, to)
-        return limit * (1 - gamma) if to == "normalised" else limit / (1 - gamma)
+        share = 1 - _need("gamma", gamma, unit, to)
+        return limit * share if to == "normalised" else limit / share
     return limit / _per_rate(unit, unit, to, gamma, horizon, ends) * _per_rate(to, unit, to, gamma, horizon, ends)
 
 
@@ -56,20 +56,18 @@ def _per_rate(name: str, unit: str, to: str, gamma: float | None, horizon: int |
     if name == "average":
         return 1
     if name == "episode":
-        _need("horizon", horizon, unit, to)
-        return horizon
-    _need("gamma", gamma, unit, to)
-    if ends:
-        _need("horizon", horizon, unit, to)
-    total = 1 - gamma**horizon if ends else 1
+        return _need("horizon", horizon, unit, to)
+    gamma = _need("gamma", gamma, unit, to)
+    total = 1 - gamma ** _need("horizon", horizon, unit, to) if ends else 1
     return total if name == "normalised" else total / (1 - gamma)
 
 
-def _need(name: str, value: float | None, unit: str, to: str) -> None:
-    valid = value is not None and (0 <= value < 1 if name == "gamma" else value >= 1)
-    if not valid:
-        what = "a gamma from 0 to below 1" if name == "gamma" else "a horizon of 1 step or more"
-        raise UserError(f"a limit in unit={unit} becomes unit={to} with {what}, not {name}={value}.")
+def _need(name: str, value: float | None, unit: str, to: str) -> float:
+    """The number, which must be there and in its range."""
+    if value is not None and (0 <= value < 1 if name == "gamma" else value >= 1):
+        return value
+    what = "a gamma from 0 to below 1" if name == "gamma" else "a horizon of 1 step or more"
+    raise UserError(f"a limit in unit={unit} becomes unit={to} with {what}, not {name}={value}.")
 
 
 def normalized_cost(cost: Number, limit: Number) -> Number:

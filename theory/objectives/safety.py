@@ -15,6 +15,7 @@ def upper_confidence(cost: Float[Tensor, "*batch members size"], *, deviations: 
     The deviation is the sample's, with E - 1 below; where all members agree it has no gradient. (CAL [272].)
     """
     members = cost.unbind(-2)
-    mean = sum(members) / len(members)
-    variance = sum((member - mean).square() for member in members) / (len(members) - 1)
+    mean = sum(members, torch.zeros_like(members[0])) / len(members)
+    squares = [(member - mean).square() for member in members]
+    variance = sum(squares, torch.zeros_like(mean)) / (len(members) - 1)
     return mean + deviations * variance.clamp(min=torch.finfo(cost.dtype).tiny).sqrt()
