@@ -60,13 +60,13 @@ def cal_bias(env: str = "point-goal", seeds: int = 10, rounds: int = ROUNDS, upd
     """
     import numpy as np
 
-    from fenchel.algorithms.constrained.cal import CAL, POINT_GOAL
+    from fenchel.algorithms.constrained.cal import CAL
     from fenchel.algorithms.runner import Runner
     from fenchel.envs import make
 
     torch.set_num_threads(1)
     task = make(env)
-    options = {name: value for name, value in POINT_GOAL.items() if name != "steps"}
+    options = {name: value for name, value in CAL.PRESETS["point-goal*"].items() if name != "steps"}
     k = [each for each in DEVIATIONS for _ in range(seeds)]
     sizes = {"hidden": (64, 64), "batch_size": 64, "k": k}
     learner = CAL(task.spec, options | sizes, list(range(seeds)) * len(DEVIATIONS))

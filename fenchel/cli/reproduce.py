@@ -89,7 +89,6 @@ TWO_GOALS = (
 )
 POINT = "env=point-goal-mixed preset=small steps=6000 eval_episodes=0 final_episodes=30"
 GARNET = "env=cmdp-garnet-mixed preset=small steps=3000 algo.gamma=0.95 algo.lr=1e-3 algo.temperature=0.3"
-GIANT = "env=gridmaze-giant-stitch preset=small steps=4000 eval_episodes=0"
 # key -> an Ordering, an Evaluation, or "module:function" of a function() -> record without `key`, `seconds` and
 # `source_hash`
 REPRODUCTIONS: dict[str, Ordering | Evaluation | str] = {
@@ -122,11 +121,6 @@ REPRODUCTIONS: dict[str, Ordering | Evaluation | str] = {
         "env=pendulum-imitation algo=lobsdice preset=small steps=5000",
         "env=pendulum-imitation algo=bc preset=small steps=5000",
     ),
-    "algo=hiql": Ordering(
-        f"{GIANT} algo=hiql algo.option_steps=5 algo.tau=0.02", f"{GIANT} algo=hiql algo.option_steps=1 algo.tau=0.02"
-    ),
-    "algo=saw": Ordering(f"{GIANT} algo=saw algo.tau=0.02", f"{GIANT} algo=gcbc"),
-    "algo=smore": Ordering(f"{GIANT} algo=smore algo.tau=0.02", f"{GIANT} algo=gcbc"),
     "algo=iq_learn": Ordering(
         "env=fourrooms-imitation algo=iq_learn preset=small steps=3000",
         "env=fourrooms-imitation task.offline=none algo=bc preset=small steps=3000",
