@@ -57,7 +57,7 @@ def row(id: str) -> list[str]:
     assert task.dataset is not None
     data = task.dataset()
     length = data.episode_ends - data.episode_starts
-    whole = data.terminal[data.episode_ends - 1] | (length >= task.max_steps)
+    whole = data.terminal[data.episode_ends - 1] | (length >= data.meta.get("max_steps", task.max_steps))
     returns = data.episode_returns()[whole]
     low, high = task.reference or (float("nan"), float("nan"))
     score = float(task.normalized(returns.mean()))
